@@ -1,0 +1,36 @@
+"""What an architecture is: a name, a family, and a function that builds it in full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+__all__ = ["Architecture", "Family"]
+
+Family = Literal["cnns", "transformers", "mlps"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A full-precision architecture that tasks of its modality can use.
+
+    Args:
+        name: the name in suites and records, such as ``"resnet20"``.
+        title: the name in prose, such as ``"ResNet-20"``.
+        family: the row of equation 3 (BiBench) that it counts in.
+        modality: the input that it takes, such as ``"image"``; a task of the same modality can use it.
+        build: ``build(input_shape, outputs)`` returns a freshly initialised model for one sample's shape
+            (without batch, such as ``(3, 32, 32)``) and a number of outputs (classes). Parameters come from
+            torch's global generator, so a seed decides them.
+        source: where the topology comes from.
+    """
+
+    name: str
+    title: str
+    family: Family
+    modality: str
+    build: Callable[[tuple[int, ...], int], nn.Module]
+    source: str

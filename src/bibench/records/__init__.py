@@ -1,0 +1,26 @@
+"""Typed result records: what ran, what came out, how long it took. Plain JSON with a schema version."""
+
+from bibench.records.record import (
+    SCHEMA_VERSION,
+    Environment,
+    Figure,
+    Record,
+    RecordError,
+    RunConfig,
+    read_record,
+)
+from bibench.records.results import Results
+from bibench.records.score import Score, Status
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Environment",
+    "Figure",
+    "Record",
+    "RecordError",
+    "Results",
+    "RunConfig",
+    "Score",
+    "Status",
+    "read_record",
+]

@@ -1,0 +1,100 @@
+"""The one registry at the edge: names on a command line or in a suite become objects here.
+
+Built-in objects are listed by import path and imported when asked for. Other packages add theirs through
+entry points, without any change to this one::
+
+    [project.entry-points."bibench.algorithms"]   # or .tasks, .architectures, .tracks
+    mine = "my_package:mine"
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+__all__ = ["KINDS", "UnknownName", "did_you_mean", "get", "names", "origin"]
+
+_BUILTIN: Mapping[str, Mapping[str, str]] = {
+    "algorithms": {
+        "bnn": "bibench.algorithms.bnn:bnn",
+        "xnor": "bibench.algorithms.xnor:xnor",
+        "dorefa": "bibench.algorithms.dorefa:dorefa",
+        "bireal": "bibench.algorithms.bireal:bireal",
+        "xnorpp": "bibench.algorithms.xnorpp:xnorpp",
+        "reactnet": "bibench.algorithms.reactnet:reactnet",
+        "recu": "bibench.algorithms.recu:recu",
+        "fda": "bibench.algorithms.fda:fda",
+        "pact": "bibench.algorithms.pact:pact",
+    },
+    "architectures": {
+        "resnet18": "bibench.models.image:resnet18",
+        "resnet20": "bibench.models.image:resnet20",
+        "resnet34": "bibench.models.image:resnet34",
+        "vgg_small": "bibench.models.image:vgg_small",
+        "mobilenet_v2": "bibench.models.image:mobilenet_v2",
+        "digits_cnn": "bibench.models.image:digits_cnn",
+    },
+    "tasks": {
+        "digits": "bibench.tasks.digits:digits",
+        "cifar10": "bibench.tasks.cifar10:cifar10",
+        "imagenet": "bibench.tasks.imagenet:imagenet",
+    },
+    "tracks": {
+        "learning_task": "bibench.tracks.learning_task:learning_task",
+        "neural_architecture": "bibench.tracks.neural_architecture:neural_architecture",
+    },
+}
+
+KINDS: tuple[str, ...] = tuple(_BUILTIN)
+
+
+class UnknownName(ValueError):
+    """A name that no built-in object and no installed package provides."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest known name, or the empty string."""
+    near = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _plugins(kind: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"bibench.{kind}")}
+
+
+def names(kind: str) -> list[str]:
+    """Every name of a kind: the built-in ones first, in their own order, then those of other packages.
+
+    >>> names("algorithms")[:2]
+    ['bnn', 'xnor']
+    """
+    built_in = _BUILTIN[kind]
+    return [*built_in, *sorted(name for name in _plugins(kind) if name not in built_in)]
+
+
+def origin(kind: str, name: str) -> str:
+    """The distribution that provides a name, such as ``'bibench'``."""
+    if name in _BUILTIN[kind]:
+        return "bibench"
+    distribution = _plugins(kind)[name].dist
+    return distribution.name if distribution is not None else "unknown"
+
+
+def get(kind: str, name: str) -> Any:
+    """The object behind a name.
+
+    Raises:
+        UnknownName: the name is not known; the message has the nearest one that is.
+    """
+    built_in = _BUILTIN[kind]
+    if name in built_in:
+        module, _, attribute = built_in[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    plugins = _plugins(kind)
+    if name in plugins:
+        return plugins[name].load()
+    known = names(kind)
+    raise UnknownName(f"unknown {kind[:-1]} '{name}'{did_you_mean(name, known)} (known: {', '.join(known)})")

@@ -1,0 +1,124 @@
+"""What a task is: data, loss, metric, recipes and the architectures that it is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from bibench.recipes import Recipe
+
+__all__ = ["Batch", "Data", "DataError", "Evaluation", "Metric", "Split", "Task"]
+
+Batch = Any
+"""Whatever a task's loss and evaluation take: for images ``(inputs, labels)``."""
+
+
+class DataError(ValueError):
+    """Data files that are missing, corrupt or not what they should be. The message names file and layout."""
+
+
+class Split(Protocol):
+    """The training or the test half of a data set."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def batches(self, batch_size: int, *, device: torch.device, seed: int | None = None) -> Iterator[Batch]:
+        """Iterate over batches on ``device``.
+
+        With a ``seed``: shuffled and augmented for training, the same for the same seed whatever ran before,
+        ``max(1, len // batch_size)`` batches (the last partial one is left out). Without: every sample once, in
+        order, not augmented.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A loaded data set.
+
+    Args:
+        train, test: the two splits.
+        outputs: what the model's head must have (number of classes).
+        fingerprint: SHA-256 over the content (or, for large trees, over names and sizes), stored with results.
+        notes: what a reader of a score must know, such as "4,000 of 50,000 training images".
+    """
+
+    train: Split
+    test: Split
+    outputs: int
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A task's score: its name in records, unit and direction."""
+
+    name: str
+    unit: str = "percent"
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Args:
+        figures: value by name; holds at least the task's metric.
+        per_sample: float32, one score a test sample (1.0 right, 0.0 wrong for accuracy), for paired comparisons.
+    """
+
+    figures: dict[str, float]
+    per_sample: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One learning task.
+
+    Args:
+        name: the name in suites and records, such as ``"cifar10"``.
+        title: the name in prose.
+        modality: what an input is; architectures of the same modality can be used.
+        architectures: names of those it is measured on by default.
+        load: ``load(root, subset)`` reads the data below ``root`` (None: the task needs no files). ``subset``
+            allows a part of the data set, which is then noted; otherwise a part is an error.
+        input_shape: shape of one sample, without the batch.
+        loss: ``loss(model, batch)`` returns the mean loss over the batch.
+        evaluate: ``evaluate(model, batches)`` returns figures; the model is in evaluation mode, without gradients.
+        metric: the score.
+        full_precision, binarized: default recipes.
+        version: raised when a change makes results incomparable with earlier ones.
+        source: the data set's reference.
+
+    Raises:
+        DataError: by ``load``, when files are missing or corrupt.
+    """
+
+    name: str
+    title: str
+    modality: str
+    architectures: tuple[str, ...]
+    load: Callable[[Path | None, bool], Data]
+    input_shape: tuple[int, ...]
+    loss: Callable[[nn.Module, Batch], Tensor]
+    evaluate: Callable[[nn.Module, Iterable[Batch]], Evaluation]
+    metric: Metric
+    full_precision: Recipe
+    binarized: Recipe
+    version: int = 1
+    source: str = field(default="")
+
+    def example(self) -> Tensor:
+        """A model input of batch size 2 with the task's shape, for tracing a model (values are standard normal)."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(2, *self.input_shape, generator=generator)
