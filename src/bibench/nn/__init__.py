@@ -1,0 +1,44 @@
+"""Binarized layers, written once for all algorithms, and ``binarize()``, which puts them into any model."""
+
+from bibench.nn.convert import (
+    BinarizeError,
+    LayerSummary,
+    Summary,
+    binarize,
+    default_filter,
+    resolve,
+    summary,
+)
+from bibench.nn.layers import (
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConv3d,
+    BinaryLayer,
+    BinaryLinear,
+    BinaryMatmul,
+)
+from bibench.nn.training import clip_latent_, parameter_groups, penalty, set_progress
+from bibench.nn.weights import LayerStatistics, layer_statistics, weight_signs
+
+__all__ = [
+    "BinarizeError",
+    "BinaryConv1d",
+    "BinaryConv2d",
+    "BinaryConv3d",
+    "BinaryLayer",
+    "BinaryLinear",
+    "BinaryMatmul",
+    "LayerStatistics",
+    "LayerSummary",
+    "Summary",
+    "binarize",
+    "clip_latent_",
+    "default_filter",
+    "layer_statistics",
+    "parameter_groups",
+    "penalty",
+    "resolve",
+    "set_progress",
+    "summary",
+    "weight_signs",
+]
