@@ -39,7 +39,8 @@ class ActivationScale(nn.Module):
         self.weight_scale = MeanScale(layer)
         kernel = layer.weight_shape[2:]
         box = torch.ones(layer.groups, 1, *kernel, device=layer.device, dtype=layer.dtype)
-        self.register_buffer("box", box / max(1, box[0].numel()), persistent=False)
+        self.register_buffer("box", box, persistent=False)  # ones, which every dtype holds exactly
+        self.size = box[0].numel()
 
     def forward(self, product: Tensor, x: Tensor, w: Tensor) -> Tensor:
         with torch.no_grad():
@@ -62,7 +63,8 @@ class ActivationScale(nn.Module):
         convolution = _CONVOLUTIONS[layer.dims - 1]
         factor = convolution(
             magnitude, self.box, None, layer.stride, 0, layer.dilation, layer.groups
-        ).repeat_interleave(layer.out_features // layer.groups, dim=1)
+        )
+        factor = (factor / self.size).repeat_interleave(layer.out_features // layer.groups, dim=1)
         return factor if x.dim() == layer.dims + 2 else factor.squeeze(0)
 
 

@@ -1,0 +1,1 @@
+"""Full-precision architectures, one file per modality."""

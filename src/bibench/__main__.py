@@ -1,0 +1,6 @@
+"""``python -m bibench``."""
+
+from bibench.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The main job: from a suite to a scored store. What the command line does, callable from Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from bibench import registry
+from bibench.bench.executor import Listener, run_plan
+from bibench.bench.plan import PlanError, Selection, make_plan
+from bibench.bench.store import Store, StoreError
+from bibench.bench.suite import Suite
+from bibench.bench.worker import Outcome, Settings, load_data
+from bibench.records import Results, RunConfig, Score
+from bibench.tracks import score as score_tracks
+from bibench.tracks.base import Track
+from bibench.training.checkpoint import CheckpointError, file_sha256
+
+__all__ = ["choose_device", "default_jobs", "prepare", "run_suite", "score_store"]
+
+
+def choose_device(name: str) -> str:
+    """``"auto"`` becomes ``"cuda"`` where there is a GPU and ``"cpu"`` elsewhere.
+
+    Raises:
+        PlanError: a device that isn't there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise PlanError(f"--device {name}: expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise PlanError("--device cuda: this machine has no GPU that PyTorch can use; --device cpu runs without")
+    return name
+
+
+def default_jobs(device: str) -> int:
+    """One run a core, each on one thread; on a GPU one at a time."""
+    if device == "cuda":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare(
+    suite: Suite, settings: Settings, *, epochs: int | None = None, only: Selection | None = None
+) -> list[RunConfig]:
+    """Plan a suite's runs and claim the store for it, after everything that can be checked beforehand is right.
+
+    Raises:
+        PlanError, StoreError, CheckpointError, DataError: wrong input; the store is as it was.
+    """
+    checkpoint = None
+    if settings.checkpoint is not None:
+        if not settings.checkpoint.is_file():
+            raise CheckpointError(f"--checkpoint {settings.checkpoint}: no such file")
+        checkpoint = file_sha256(settings.checkpoint)
+    runs = make_plan(suite, epochs=epochs, only=only, checkpoint=checkpoint)
+    networks = sorted({(run.task, run.architecture) for run in runs})
+    if checkpoint and len(networks) > 1:
+        listed = ", ".join(f"{task} {architecture}" for task, architecture in networks)
+        raise PlanError(
+            f"--checkpoint holds one network, and the plan has {len(networks)} ({listed}); narrow it with --only"
+        )
+    store = Store(settings.out)
+    unfinished = [run for run in runs if store.record(run.id) is None]
+    tasks = dict.fromkeys(run.task for run in unfinished)
+    data = {name: load_data(name, settings.data, settings.allow_subset).fingerprint for name in tasks}
+    store.claim(_description(suite, epochs, checkpoint), runs, data)
+    return runs
+
+
+def _description(suite: Suite, epochs: int | None, checkpoint: str | None) -> dict[str, Any]:
+    """What must stay the same in one store. More seeds, or another part of the suite, may follow later."""
+    content: dict[str, Any] = json.loads(suite.model_dump_json(exclude={"seeds", "tracks", "layer_statistics"}))
+    return content | {"epochs": epochs, "checkpoint": checkpoint}
+
+
+def run_suite(
+    suite: Suite,
+    settings: Settings,
+    *,
+    jobs: int,
+    listener: Callable[[list[RunConfig]], Listener],
+    epochs: int | None = None,
+    only: Selection | None = None,
+) -> list[Outcome]:
+    """Run what of a suite isn't finished yet; see `prepare` and `run_plan`."""
+    settings = dataclasses.replace(settings, tracks=suite.tracks, layers=suite.layer_statistics or settings.layers)
+    runs = prepare(suite, settings, epochs=epochs, only=only)
+    store = Store(settings.out)
+    todo = [run for run in runs if store.record(run.id) is None]
+    return run_plan(runs, settings, jobs=jobs, listener=listener(todo))
+
+
+def score_store(store: Store, tracks: Sequence[str] | None = None) -> tuple[Results, list[Score], list[Track]]:
+    """Score what a store holds with the given tracks, or with all that are known.
+
+    Raises:
+        StoreError: nothing was ever asked of the store.
+    """
+    results = store.results()
+    if not results.plan:
+        raise StoreError(f"{store.root}: plan.json names no runs")
+    chosen: list[Track] = [registry.get("tracks", name) for name in tracks or registry.names("tracks")]
+    return results, score_tracks(results, chosen), chosen

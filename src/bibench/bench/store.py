@@ -1,0 +1,206 @@
+"""The store: plain files, one folder a run, each file written atomically.
+
+OUT/suite.json                     what this store is for
+OUT/plan.json                      the runs that were asked for so far
+OUT/data/TASK.json                 fingerprint of the data that runs saw
+OUT/runs/ID/record.json            the result; its existence means that the run is finished
+OUT/runs/ID/epochs.csv             figures of every epoch
+OUT/runs/ID/layers.csv             statistics of every layer and epoch, on request
+OUT/runs/ID/model.safetensors      final weights
+OUT/runs/ID/predictions.safetensors  score of every test sample
+OUT/runs/ID/checkpoint*            while the run isn't finished
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from bibench.files import atomic_write, write_json, write_text
+from bibench.records import Record, Results, RunConfig, read_record
+
+__all__ = ["Store", "StoreError"]
+
+_PLAN = TypeAdapter(list[RunConfig])
+
+
+class StoreError(ValueError):
+    """A folder that can't be used as a store; the message names it and says what to do."""
+
+
+class Store:
+    """A folder of results.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def open(cls, root: Path) -> Store:
+        """A store that exists.
+
+        Raises:
+            StoreError: the folder holds no results.
+        """
+        if not (root / "suite.json").is_file():
+            raise StoreError(
+                f"{root}: no results here (suite.json is missing); 'bibench run SUITE --out {root}' makes some"
+            )
+        return cls(root)
+
+    def claim(self, suite: Mapping[str, Any], runs: Sequence[RunConfig], data: Mapping[str, str]) -> None:
+        """Make the folder this suite's, and remember which runs were asked for and on which data.
+
+        Args:
+            suite: name and settings, which must be the same whenever the store is used.
+            runs: what is asked for this time; added to what was.
+            data: fingerprint of the data by task.
+
+        Raises:
+            StoreError: it holds another suite's results, results on other data, or other files; nothing is written.
+        """
+        path = self.root / "suite.json"
+        if path.is_file():
+            found = self.suite()
+            differing = sorted(key for key in {*found, *suite} if found.get(key) != suite.get(key))
+            if differing:
+                what = ", ".join(
+                    f"{key} was {_short(found.get(key))}, is {_short(suite.get(key))}" for key in differing
+                )
+                raise StoreError(
+                    f"{self.root} holds results of suite '{found.get('name')}' with other settings ({what}); "
+                    "choose another --out, or the settings of the first run"
+                )
+            for task, fingerprint in data.items():
+                self.check_data(task, fingerprint)
+        elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise StoreError(
+                f"{self.root} is not an empty folder and holds no results of bibench; choose another --out"
+            )
+        write_json(path, dict(suite))
+        write_json(self.root / "data.json", self._data() | dict(data))
+        known = {run.id: run for run in self.plan()}
+        known |= {run.id: run for run in runs}
+        write_json(self.root / "plan.json", _PLAN.dump_python(list(known.values()), mode="json"))
+
+    def suite(self) -> dict[str, Any]:
+        """What the store is for: name, version and settings of the suite."""
+        content = self._json(self.root / "suite.json")
+        if not isinstance(content, dict):
+            raise StoreError(f"{self.root / 'suite.json'}: expected a JSON object")
+        return content
+
+    def plan(self) -> list[RunConfig]:
+        """The runs that were asked for so far."""
+        path = self.root / "plan.json"
+        if not path.is_file():
+            return []
+        try:
+            return _PLAN.validate_python(self._json(path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise StoreError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+    def folder(self, run_id: str) -> Path:
+        """The folder of a run."""
+        if Path(run_id).name != run_id or run_id in ("", ".", ".."):
+            raise StoreError(f"{run_id!r} is not the name of a run")
+        return self.root / "runs" / run_id
+
+    def record(self, run_id: str) -> Record | None:
+        """The record of a run, or None while it isn't finished."""
+        path = self.folder(run_id) / "record.json"
+        return read_record(path) if path.is_file() else None
+
+    def records(self) -> list[Record]:
+        """All records, by name of the run."""
+        return [read_record(path) for path in sorted((self.root / "runs").glob("*/record.json"))]
+
+    def results(self) -> Results:
+        """Plan, records and predictions, as scores take them."""
+        return Results(plan=self.plan(), records=self.records(), predictions=self.predictions)
+
+    def commit(self, record: Record) -> None:
+        """Finish a run: from here on it is never repeated."""
+        write_json(self.folder(record.id) / "record.json", record.model_dump(mode="json"))
+
+    def weights(self, run_id: str) -> Path:
+        """Where the final weights of a run are."""
+        return self.folder(run_id) / "model.safetensors"
+
+    def write_predictions(self, run_id: str, per_sample: npt.NDArray[np.float32]) -> None:
+        """Keep the score of every test sample."""
+        content = {"score": np.ascontiguousarray(per_sample, dtype=np.float32)}
+        path = self.folder(run_id) / "predictions.safetensors"
+        atomic_write(path, lambda temporary: save_file(content, temporary))
+
+    def predictions(self, run_id: str) -> npt.NDArray[np.float32] | None:
+        """The score of every test sample, float32 of shape (samples,), or None if it wasn't kept."""
+        path = self.folder(run_id) / "predictions.safetensors"
+        if not path.is_file():
+            return None
+        try:
+            score: npt.NDArray[np.float32] = load_file(path)["score"]
+        except (SafetensorError, KeyError) as error:
+            raise StoreError(f"{path}: not a complete file of predictions ({error}); delete it") from error
+        return score
+
+    def write_rows(self, run_id: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows as CSV, such as ``epochs.csv``."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.folder(run_id) / name, text.getvalue())
+
+    def epochs(self, run_id: str) -> list[dict[str, float]]:
+        """The figures of every epoch, as written in ``epochs.csv``."""
+        path = self.folder(run_id) / "epochs.csv"
+        if not path.is_file():
+            return []
+        with path.open(encoding="utf-8", newline="") as file:
+            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+    def check_data(self, task: str, fingerprint: str) -> None:
+        """Refuse to mix results on different data.
+
+        Raises:
+            StoreError: earlier runs of the task saw other data.
+        """
+        known = self._data().get(task, fingerprint)
+        if known != fingerprint:
+            raise StoreError(
+                f"task '{task}': the data have fingerprint {fingerprint[:12]}, but earlier runs in {self.root} saw "
+                f"{known[:12]}; give the same --data, or another --out"
+            )
+
+    def _data(self) -> dict[str, str]:
+        path = self.root / "data.json"
+        content = self._json(path) if path.is_file() else {}
+        if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+            raise StoreError(f"{path}: expected a JSON object of fingerprints by task")
+        return content
+
+    def _json(self, path: Path) -> Any:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path}: can't be read ({error})") from error
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

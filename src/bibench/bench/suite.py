@@ -1,0 +1,260 @@
+"""Suites: which tasks, architectures, algorithms and seeds make up a benchmark. Plain YAML, read safely."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+
+from bibench import registry
+from bibench.nn import resolve
+from bibench.recipes import Recipe
+from bibench.tasks.base import Task
+
+__all__ = ["AlgorithmEntry", "Suite", "SuiteError", "TaskEntry", "load_suite", "recipe_for", "shipped_suites"]
+
+_RECIPE: TypeAdapter[Recipe] = TypeAdapter(Recipe)
+
+
+class SuiteError(ValueError):
+    """A suite that can't be used; the message names file, line, key, value and what was expected."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AlgorithmEntry(_Frozen):
+    """An algorithm of a suite: a registry name, options, and a label if the name alone would be ambiguous."""
+
+    name: str
+    options: dict[str, Any] = {}
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")] | None = None
+
+    @property
+    def title(self) -> str:
+        """The label in scores."""
+        return self.label or self.name
+
+
+def _entries(value: Any) -> Any:
+    return [{"name": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+
+
+class TaskEntry(_Frozen):
+    """A task of a suite.
+
+    Args:
+        task: registry name.
+        architectures: registry names; the task's own list by default.
+        on_request: architectures that run only when ``--only architecture=NAME`` asks for them.
+        full_precision, binarized: fields of the task's default recipes to replace.
+    """
+
+    task: str
+    architectures: tuple[str, ...] = ()
+    on_request: tuple[str, ...] = ()
+    full_precision: dict[str, Any] = {}
+    binarized: dict[str, Any] = {}
+
+
+class Suite(_Frozen):
+    """A benchmark: every algorithm on every architecture of every task, for every seed.
+
+    Args:
+        name, description: in prose and reports.
+        version: raised when a change makes results incomparable with earlier ones.
+        tasks: what is learned, on which architectures.
+        algorithms: names, or ``{name, options, label}``.
+        on_request: algorithms that run only when ``--only algorithm=NAME`` asks for them.
+        seeds: how many (0, 1, ...), or which.
+        method: how binarized networks start: ``fine_tune`` from the full-precision run's weights (the paper's), or
+            ``from_scratch`` from its initialisation.
+        tracks: which scores.
+        shortcuts: binarize 1x1 projection shortcuts too.
+        padding_value: what binarized convolutions pad with.
+        layer_statistics: record flip rate, sign balance and dead weights by layer and epoch.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    version: int = 1
+    description: str = ""
+    tasks: Annotated[tuple[TaskEntry, ...], Field(min_length=1)]
+    algorithms: tuple[AlgorithmEntry, ...]
+    on_request: tuple[AlgorithmEntry, ...] = ()
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    method: Literal["fine_tune", "from_scratch"] = "fine_tune"
+    tracks: tuple[str, ...] = ("learning_task", "neural_architecture")
+    shortcuts: bool = False
+    padding_value: Literal[-1, 0, 1] = 0
+    layer_statistics: bool = False
+
+    _as_entries = field_validator("algorithms", "on_request", mode="before")(_entries)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("seeds")
+    @classmethod
+    def _some(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("expected at least one seed, each once")
+        return value
+
+
+def recipe_for(entry: TaskEntry, task: Task, kind: Literal["full_precision", "binarized"]) -> Recipe:
+    """The task's default recipe with the suite's fields in place of its own."""
+    default: Recipe = getattr(task, kind)
+    return _RECIPE.validate_python(dataclasses.asdict(default) | getattr(entry, kind))
+
+
+def shipped_suites() -> list[str]:
+    """Names of the suites that come with bibench."""
+    return sorted(file.name[:-5] for file in resources.files("bibench.suites").iterdir() if file.name.endswith(".yaml"))
+
+
+def load_suite(name_or_path: str) -> Suite:
+    """Load a shipped suite by name, or any suite by the path of its YAML file.
+
+    Raises:
+        SuiteError: no such suite, invalid YAML, a wrong key, type or name; with the line.
+
+    >>> load_suite("quick").seeds
+    (0, 1, 2)
+    """
+    path = Path(name_or_path)
+    if name_or_path in shipped_suites():
+        where, text = name_or_path, (resources.files("bibench.suites") / f"{name_or_path}.yaml").read_text("utf-8")
+    elif path.suffix in (".yaml", ".yml") or path.is_file():
+        try:
+            where, text = str(path), path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SuiteError(f"{path}: can't be read as a suite ({error})") from error
+    else:
+        near = registry.did_you_mean(name_or_path, shipped_suites())
+        raise SuiteError(
+            f"unknown suite '{name_or_path}'{near} (shipped: {', '.join(shipped_suites())}; "
+            "or give the path of a .yaml file)"
+        )
+    return parse_suite(text, where)
+
+
+def parse_suite(text: str, where: str) -> Suite:
+    """Parse and validate a suite's text; ``where`` names it in messages."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise SuiteError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(content, dict) or root is None:
+        raise SuiteError(f"{where}: expected a mapping with the keys name, tasks and algorithms")
+    _refuse_duplicates(root, where)
+    try:
+        suite = Suite.model_validate(content)
+    except ValidationError as error:
+        raise SuiteError(_explain(error, root, where, Suite)) from error
+    _check_names(suite, root, where)
+    return suite
+
+
+def _check_names(suite: Suite, root: yaml.Node, where: str) -> None:
+    def at(loc: Sequence[str | int], action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except ValidationError as error:
+            raise SuiteError(_explain(error, root, where, Recipe, prefix=tuple(loc))) from error
+        except ValueError as error:
+            raise SuiteError(f"{where}, line {_line(root, loc)}: {error}") from error
+
+    for i, entry in enumerate(suite.tasks):
+        task: Task = at(("tasks", i, "task"), lambda entry=entry: registry.get("tasks", entry.task))  # type: ignore[misc]
+        for key in ("architectures", "on_request"):
+            for j, name in enumerate(getattr(entry, key)):
+                architecture = at(("tasks", i, key, j), lambda name=name: registry.get("architectures", name))  # type: ignore[misc]
+                if architecture.modality != task.modality:
+                    raise SuiteError(
+                        f"{where}, line {_line(root, ('tasks', i, key, j))}: architecture '{name}' takes "
+                        f"{architecture.modality} inputs, task '{task.name}' has {task.modality} inputs"
+                    )
+        for kind in ("full_precision", "binarized"):
+            at(("tasks", i, kind), lambda entry=entry, task=task, kind=kind: recipe_for(entry, task, kind))  # type: ignore[misc]
+    labels: set[str] = set()
+    for key in ("algorithms", "on_request"):
+        for j, algorithm in enumerate(getattr(suite, key)):
+            loc = (key, j)
+            at(loc, lambda algorithm=algorithm: resolve(algorithm.name, **algorithm.options))  # type: ignore[misc]
+            if algorithm.title in labels or algorithm.title == "fp32":
+                raise SuiteError(
+                    f"{where}, line {_line(root, loc)}: two algorithms are called '{algorithm.title}'; "
+                    "give each a label of its own"
+                )
+            labels.add(algorithm.title)
+    for j, name in enumerate(suite.tracks):
+        at(("tracks", j), lambda name=name: registry.get("tracks", name))  # type: ignore[misc]
+
+
+def _explain(
+    error: ValidationError, root: yaml.Node, where: str, model: type[Any], prefix: tuple[str | int, ...] = ()
+) -> str:
+    first = error.errors()[0]
+    loc = (*prefix, *first["loc"])
+    key = ".".join(str(part) for part in loc)
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        near = registry.did_you_mean(str(loc[-1]), _known_keys(model, first["loc"]))
+        return f"{where}, line {_line(root, loc)}: unknown key '{key}'{near}"
+    if first["type"] == "missing":
+        return f"{where}, line {_line(root, loc)}: '{key}' is missing"
+    return f"{where}, line {_line(root, loc)}: '{key}' is {first['input']!r}: {first['msg']}"
+
+
+def _known_keys(model: type[Any], loc: Sequence[str | int]) -> Iterable[str]:
+    """Keys of every model that a suite is made of, nearest first: enough for a suggestion."""
+    owners = [model, Suite, TaskEntry, AlgorithmEntry]
+    if len(loc) > 1:
+        owners.reverse()
+    for owner in owners:
+        fields = getattr(owner, "model_fields", None) or getattr(owner, "__dataclass_fields__", {})
+        yield from fields
+
+
+def _child(node: yaml.Node, part: str | int) -> tuple[yaml.Node, int] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(part):
+                return value, key.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part].start_mark.line + 1
+    return None
+
+
+def _line(root: yaml.Node, loc: Iterable[str | int]) -> int:
+    """The line of the deepest part of a location that the file has."""
+    node, line = root, root.start_mark.line + 1
+    for part in loc:
+        child = _child(node, part)
+        if child is not None:
+            node, line = child
+    return line
+
+
+def _refuse_duplicates(node: yaml.Node, where: str) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise SuiteError(f"{where}, line {line}: '{key.value}' is already given in line {seen[key.value]}")
+            seen[key.value] = line
+            _refuse_duplicates(value, where)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_duplicates(value, where)

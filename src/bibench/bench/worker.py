@@ -1,0 +1,231 @@
+"""One run from its configuration to its record: a function that any executor can call in any process."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import bibench
+from bibench import registry
+from bibench.bench.store import Store
+from bibench.records import Environment, Figure, Record, RunConfig
+from bibench.tasks.base import Data, Evaluation, Task
+from bibench.tracks.base import FinishedRun, Track
+from bibench.training import Diverged, build_model, save_weights, train
+from bibench.training.checkpoint import State, remove_state
+
+__all__ = ["Outcome", "Settings", "execute", "load_data"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run needs to know that doesn't change its result.
+
+    Args:
+        out: the store.
+        data: folder of the data sets, or None.
+        allow_subset: accept a part of a data set.
+        device: ``"cpu"`` or ``"cuda"``.
+        threads: threads of the run; results are reproduced bit for bit with the same number.
+        checkpoint: full-precision weights of the user.
+        tracks: names of the tracks that may measure on the finished run.
+        layers: record layer statistics.
+        checkpoint_seconds: time between checkpoints.
+    """
+
+    out: Path
+    data: Path | None = None
+    allow_subset: bool = False
+    device: str = "cpu"
+    threads: int = 1
+    checkpoint: Path | None = None
+    tracks: tuple[str, ...] = ()
+    layers: bool = False
+    checkpoint_seconds: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        run: its configuration.
+        status: ``ok``; ``failed``: it diverged, which is recorded as its result; ``error``: something went wrong that
+            may not happen again, nothing is recorded, and the run is tried again next time.
+        message: the score, the reason, or the error.
+        seconds: wall time in this attempt.
+        fatal: an error that every other run would meet too, such as a full disk.
+    """
+
+    run: RunConfig
+    status: Literal["ok", "failed", "error"]
+    message: str
+    seconds: float
+    fatal: bool = False
+
+
+@functools.lru_cache(maxsize=1)
+def load_data(task_name: str, root: Path | None, allow_subset: bool) -> Data:
+    """Load a task's data; the last one is kept, so that a process which runs many runs of a task reads it once."""
+    task: Task = registry.get("tasks", task_name)
+    return task.load(root, allow_subset)
+
+
+def execute(
+    config: RunConfig, settings: Settings, on_progress: Callable[[float], None] = lambda share: None
+) -> Outcome:
+    """Train, evaluate, measure and record one run. Errors come back as an outcome; an interrupt is raised."""
+    start = time.perf_counter()
+    store = Store(settings.out)
+    torch.set_num_threads(settings.threads)
+    try:
+        record = _run(config, settings, store, on_progress)
+    except OSError as error:
+        fatal = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        advice = "; free some space and run the same command again: nothing finished is lost" if fatal else ""
+        message = f"{error.strerror or error}: {error.filename or settings.out}{advice}"
+        return Outcome(run=config, status="error", message=message, seconds=time.perf_counter() - start, fatal=fatal)
+    except Exception as error:
+        message = str(error) if isinstance(error, ValueError) else _unexpected(config, store, error)
+        return Outcome(run=config, status="error", message=message, seconds=time.perf_counter() - start)
+    figure = record.figure(config.metric)
+    message = record.reason or (f"{figure.value:.2f} {figure.unit}" if figure else "")
+    return Outcome(run=config, status=record.status, message=message, seconds=time.perf_counter() - start)
+
+
+def _unexpected(config: RunConfig, store: Store, error: Exception) -> str:
+    """Keep the traceback of an error that has no message for users, and name the file."""
+    path = store.folder(config.id) / "error.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first} (traceback in {path})"
+
+
+def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Callable[[float], None]) -> Record:
+    folder = store.folder(config.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    task: Task = registry.get("tasks", config.task)
+    data = load_data(config.task, settings.data, settings.allow_subset)
+    store.check_data(config.task, data.fingerprint)
+    start = settings.checkpoint if config.method == "checkpoint" else config.parent and store.weights(config.parent)
+    architecture = registry.get("architectures", config.architecture)
+    model = build_model(config, task=task, architecture=architecture, data=data, start=Path(start) if start else None)
+    loading = time.perf_counter() - began
+
+    def finish(status: Literal["ok", "failed"], state: State, **content: Any) -> Record:
+        if state.history:
+            store.write_rows(config.id, "epochs.csv", state.history)
+        if state.layers:
+            store.write_rows(config.id, "layers.csv", state.layers)
+        record = Record(
+            id=config.id,
+            run=config,
+            status=status,
+            phases={"load": loading} | state.phases,
+            data=data.fingerprint,
+            notes=data.notes,
+            environment=environment(settings),
+            finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **content,
+        )
+        store.commit(record)
+        remove_state(folder)
+        return record
+
+    try:
+        trained = train(
+            config,
+            model,
+            task=task,
+            data=data,
+            folder=folder,
+            device=settings.device,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            layers=settings.layers,
+            on_progress=on_progress,
+        )
+    except Diverged as error:
+        return finish("failed", error.state, reason=str(error))
+    began = time.perf_counter()
+    figures = list(_figures(task, trained.evaluation))
+    finished = FinishedRun(config=config, model=trained.model, task=task, data=data)
+    for name in settings.tracks:
+        track: Track = registry.get("tracks", name)
+        figures += track.measure(finished)
+    trained.state.phases["measure"] = time.perf_counter() - began
+    store.write_predictions(config.id, trained.evaluation.per_sample)
+    save_weights(store.weights(config.id), trained.model)
+    return finish("ok", trained.state, figures=tuple(figures))
+
+
+def _figures(task: Task, evaluation: Evaluation) -> list[Figure]:
+    """A task's figures as records hold them; the score has the task's unit and direction."""
+    samples = len(evaluation.per_sample)
+    metric = task.metric
+    return [
+        Figure(
+            name=name,
+            value=value,
+            unit=metric.unit if name == metric.name else "nats" if name == "loss" else metric.unit,
+            samples=samples,
+            higher_is_better=metric.higher_is_better if name == metric.name else (False if name == "loss" else None),
+        )
+        for name, value in evaluation.figures.items()
+    ]
+
+
+@functools.lru_cache(maxsize=1)
+def _commit() -> str | None:
+    """The commit of bibench's own source, where it runs from a git checkout."""
+    package = Path(bibench.__file__).resolve().parent
+    if not any((parent / ".git").exists() for parent in package.parents[:3]):
+        return None
+    try:
+        found = subprocess.run(  # noqa: S603
+            ["git", "-C", str(package), "rev-parse", "HEAD"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None  # a checkout without git: the version is recorded all the same
+    return found.stdout.strip()
+
+
+def _processor() -> str:
+    """The processor's name, as the system gives it."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("model name", "Model")):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def environment(settings: Settings) -> Environment:
+    """Where and with what this process runs."""
+    return Environment(
+        bibench=bibench.__version__,
+        commit=_commit(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        platform=platform.platform(),
+        processor=f"{_processor()} ({os.cpu_count()} cores)",
+        accelerator=torch.cuda.get_device_name() if settings.device == "cuda" else None,
+        threads=settings.threads,
+    )

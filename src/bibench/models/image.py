@@ -1,0 +1,242 @@
+"""Convolutional networks for image classification.
+
+What torchvision has comes from there (with fresh weights); the rest is a plain sequence of named modules. Activations,
+pooling and flattening are modules too, never function calls, since a conversion replaces them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+from torchvision import models
+from torchvision.models.resnet import BasicBlock
+
+from bibench.models.base import Architecture
+
+__all__ = ["digits_cnn", "mobilenet_v2", "resnet18", "resnet20", "resnet34", "vgg_small"]
+
+_SMALL = 64
+"""Images up to this side (CIFAR, Tiny ImageNet) get the stem for small images."""
+
+
+def _size(name: str, input_shape: tuple[int, ...], least: int) -> tuple[int, int, int]:
+    """Channels, height and width of an input shape, checked."""
+    if len(input_shape) != 3 or input_shape[0] < 1 or min(input_shape[1:]) < least:
+        raise ValueError(
+            f"{name} takes images of shape (channels, height, width) of at least {least}x{least} pixels, "
+            f"got input_shape={input_shape}; choose another architecture for this task"
+        )
+    channels, height, width = input_shape
+    return channels, height, width
+
+
+def _initialise(model: nn.Module) -> nn.Module:
+    """Draw convolutions from N(0, 2/fan_out) (He et al., 2015), as torchvision's ResNet does."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
+
+
+def _torchvision_resnet(name: str, blocks: list[int], input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    channels, height, width = _size(name, input_shape, 8)
+    model: nn.Module = models.ResNet(BasicBlock, blocks, num_classes=outputs)
+    if max(height, width) <= _SMALL:
+        model.conv1 = _conv3x3(channels, 64)
+        model.maxpool = nn.Identity()
+    elif channels != 3:
+        model.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    return _initialise(model)
+
+
+def _resnet18(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return _torchvision_resnet("resnet18", [2, 2, 2, 2], input_shape, outputs)
+
+
+def _resnet34(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return _torchvision_resnet("resnet34", [3, 4, 6, 3], input_shape, outputs)
+
+
+def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    """Residual blocks, the first of which changes the shape through a projection shortcut where it must."""
+    shortcut = None
+    if stride != 1 or inputs != outputs:
+        shortcut = nn.Sequential(
+            nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+        )
+    first = BasicBlock(inputs, outputs, stride, shortcut)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
+
+
+def _resnet20(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    channels, _, _ = _size("resnet20", input_shape, 4)
+    return _initialise(
+        nn.Sequential(
+            OrderedDict[str, nn.Module](
+                conv1=_conv3x3(channels, 16),
+                bn1=nn.BatchNorm2d(16),
+                relu=nn.ReLU(inplace=True),
+                layer1=_stage(16, 16, blocks=3, stride=1),
+                layer2=_stage(16, 32, blocks=3, stride=2),
+                layer3=_stage(32, 64, blocks=3, stride=2),
+                avgpool=nn.AdaptiveAvgPool2d(1),
+                flatten=nn.Flatten(),
+                fc=nn.Linear(64, outputs),
+            )
+        )
+    )
+
+
+def _block(number: int, inputs: int, outputs: int, stride: int = 1) -> dict[str, nn.Module]:
+    """A convolution with batch normalisation and ReLU, numbered from 1."""
+    return {
+        f"conv{number}": _conv3x3(inputs, outputs, stride),
+        f"bn{number}": nn.BatchNorm2d(outputs),
+        f"relu{number}": nn.ReLU(inplace=True),
+    }
+
+
+def _vgg_small(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    channels, height, width = _size("vgg_small", input_shape, 8)
+    return _initialise(
+        nn.Sequential(
+            OrderedDict[str, nn.Module](
+                **_block(1, channels, 128),
+                **_block(2, 128, 128),
+                pool1=nn.MaxPool2d(2),
+                **_block(3, 128, 256),
+                **_block(4, 256, 256),
+                pool2=nn.MaxPool2d(2),
+                **_block(5, 256, 512),
+                **_block(6, 512, 512),
+                pool3=nn.MaxPool2d(2),
+                flatten=nn.Flatten(),
+                fc=nn.Linear(512 * (height // 8) * (width // 8), outputs),
+            )
+        )
+    )
+
+
+def _digits_cnn(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    channels, height, width = _size("digits_cnn", input_shape, 2)
+    return _initialise(
+        nn.Sequential(
+            OrderedDict[str, nn.Module](
+                **_block(1, channels, 32),
+                **_block(2, 32, 64, stride=2),  # max-pooling would leave few -1 for the next sign
+                **_block(3, 64, 64),
+                flatten=nn.Flatten(),
+                fc=nn.Linear(64 * ((height + 1) // 2) * ((width + 1) // 2), outputs),
+            )
+        )
+    )
+
+
+def _mobilenet_v2(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    channels, height, width = _size("mobilenet_v2", input_shape, 8)
+    small = max(height, width) <= _SMALL
+    # expansion, channels, blocks, stride: table 2 of the paper
+    settings = [
+        [1, 16, 1, 1],
+        [6, 24, 2, 1 if small else 2],
+        [6, 32, 3, 2],
+        [6, 64, 4, 2],
+        [6, 96, 3, 1],
+        [6, 160, 3, 2],
+        [6, 320, 1, 1],
+    ]
+    model: nn.Module = models.MobileNetV2(num_classes=outputs, inverted_residual_setting=settings)
+    stem = model.get_submodule("features.0")
+    assert isinstance(stem, nn.Sequential)
+    stem[0] = _conv3x3(channels, 32, stride=1 if small else 2)
+    return _initialise(model)
+
+
+_HE = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
+_STEM = "torchvision; images up to 64x64 pixels: 3x3 stem of stride 1, no max-pool (the usual CIFAR adaptation)"
+
+resnet18 = Architecture(
+    name="resnet18",
+    title="ResNet-18",
+    family="cnns",
+    modality="image",
+    build=_resnet18,
+    source=f"{_HE}, table 1; {_STEM}",
+)
+"""ResNet-18 of torchvision; for images up to 64x64 pixels the stem is 3x3 of stride 1, without max-pool.
+
+>>> resnet18.build((3, 32, 32), 10).conv1
+Conv2d(3, 64, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
+"""
+
+resnet34 = Architecture(
+    name="resnet34",
+    title="ResNet-34",
+    family="cnns",
+    modality="image",
+    build=_resnet34,
+    source=f"{_HE}, table 1; {_STEM}",
+)
+"""ResNet-34 of torchvision, with the stem of ``resnet18`` for small images."""
+
+resnet20 = Architecture(
+    name="resnet20",
+    title="ResNet-20",
+    family="cnns",
+    modality="image",
+    build=_resnet20,
+    source=f"{_HE}, section 4.2, with projection shortcuts (option B)",
+)
+"""The CIFAR ResNet with 3 stages of 3 blocks, 16-32-64 channels, and 1x1 projections where the shape changes.
+
+>>> sum(parameter.numel() for parameter in resnet20.build((3, 32, 32), 10).parameters())
+272474
+"""
+
+vgg_small = Architecture(
+    name="vgg_small",
+    title="VGG-Small",
+    family="cnns",
+    modality="image",
+    build=_vgg_small,
+    source="Zhang et al., LQ-Nets, ECCV 2018, after Simonyan & Zisserman, ICLR 2015; batch norm after each convolution",
+)
+"""3x3 convolutions 128-128-pool-256-256-pool-512-512-pool, BN and ReLU after each, and a linear classifier.
+
+>>> vgg_small.build((3, 32, 32), 10).fc
+Linear(in_features=8192, out_features=10, bias=True)
+"""
+
+mobilenet_v2 = Architecture(
+    name="mobilenet_v2",
+    title="MobileNetV2",
+    family="cnns",
+    modality="image",
+    build=_mobilenet_v2,
+    source="Sandler et al., MobileNetV2, CVPR 2018; torchvision; images up to 64x64 pixels: stride 1 in the stem and "
+    "in the 24-channel stage (the usual CIFAR adaptation)",
+)
+"""MobileNetV2 of torchvision; for images up to 64x64 pixels the first two strides are 1.
+
+>>> mobilenet_v2.build((3, 32, 32), 10).classifier[1]
+Linear(in_features=1280, out_features=10, bias=True)
+"""
+
+digits_cnn = Architecture(
+    name="digits_cnn",
+    title="Digits CNN",
+    family="cnns",
+    modality="image",
+    build=_digits_cnn,
+    source="this package: the smallest network that shows the differences between algorithms in seconds",
+)
+"""3x3 convolutions 32-64-64, the second of stride 2, BN and ReLU after each, and a linear classifier.
+
+>>> digits_cnn.build((1, 8, 8), 10).fc
+Linear(in_features=1024, out_features=10, bias=True)
+"""

@@ -1,0 +1,134 @@
+"""Tables for the terminal; without one (a pipe, a file) plain aligned text, never cut to a width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from bibench.records import Results, Score
+from bibench.report.summary import (
+    Card,
+    Missing,
+    TaskTable,
+    interval_text,
+    missing,
+    scorecards,
+    status_text,
+    task_tables,
+)
+from bibench.tracks.comparisons import Comparison
+
+__all__ = ["print_tables"]
+
+_SHOWN = 10  # missing things listed in a terminal; `score --json` and report.html have all
+_PLAIN_WIDTH = 1000
+
+
+def print_tables(
+    results: Results, scores: Sequence[Score], found: Sequence[Comparison], console: Console | None = None
+) -> None:
+    """Print the scores of each task, then the scorecard of each track, then what is missing.
+
+    Args:
+        results: planned runs and records.
+        scores: of the same results, from :func:`bibench.tracks.score`.
+        found: of the same results, from :func:`bibench.tracks.comparisons.comparisons`.
+        console: where to; standard output if None.
+
+    >>> print_tables(Results(plan=[], records=[]), [], [])
+    """
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(file=console.file, width=_PLAIN_WIDTH, color_system=None, highlight=False)
+    for table in task_tables(results, found):
+        _print(console, table.title, table.algorithms, _task_columns(table))
+        for line in _task_legend(table):
+            console.print(Text(line, style="dim"))
+        console.print()
+    for card in scorecards(scores):
+        _print(console, card.title, card.algorithms, _card_columns(card))
+        console.print()
+    everyone = len({score.algorithm for score in scores})
+    for reason in _missing_lines(missing(scores), everyone):
+        console.print(reason)
+
+
+_Column = list[Text]
+"""A heading and one cell a row."""
+
+
+def _print(console: Console, title: str, rows: Sequence[str], columns: Iterable[_Column]) -> None:
+    """Print a table, in several parts one below the other if it is wider than the console."""
+    console.print(Text(title, style="bold"))
+    names = [Text(""), *(Text(row) for row in rows)]
+    for part in _parts(columns, console.width - _width(names)):
+        table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, show_edge=False, pad_edge=False)
+        for column in (names, *part):
+            table.add_column(column[0], no_wrap=True)
+        for cells in zip(names[1:], *(column[1:] for column in part), strict=True):
+            table.add_row(*cells)
+        console.print(table)
+
+
+def _parts(columns: Iterable[_Column], width: int) -> Iterator[list[_Column]]:
+    part: list[_Column] = []
+    for column in columns:
+        if part and sum(map(_width, part)) + _width(column) > width:
+            yield part
+            part = []
+        part.append(column)
+    yield part
+
+
+def _width(column: _Column) -> int:
+    return max(cell.cell_len for cell in column) + 3  # with the padding and the separator between columns
+
+
+def _task_columns(content: TaskTable) -> Iterator[_Column]:
+    for architecture in content.architectures:
+        column = [Text(architecture)]
+        for algorithm in content.algorithms:
+            cell = content.cells[algorithm, architecture]
+            style = "bold green" if cell.best else "red" if cell.failed else "" if cell.values else "dim"
+            column.append(Text(f"{cell.text} ~" if cell.best else cell.text, style=style))
+        yield column
+
+
+def _task_legend(content: TaskTable) -> Iterator[str]:
+    if any(cell.best for cell in content.cells.values()):
+        yield "~ best of its column, or cannot be told apart from it (paired bootstrap over test samples, 95 %)"
+    if content.seeds == 1:
+        yield "one seed: an example, not a measurement of the algorithms"
+
+
+def _card_columns(content: Card) -> Iterator[_Column]:
+    for metric in content.metrics:
+        column = [Text(metric)]
+        for algorithm in content.algorithms:
+            score = content.scores.get((algorithm, metric))
+            style = _STYLE.get(score.status, "dim") if score else "dim"
+            cell = Text(status_text(score), style=style)
+            if interval_text(score):
+                cell.append(f" {interval_text(score)}", style="dim")
+            column.append(cell)
+        yield column
+
+
+_STYLE = {"ok": "", "failed": "red"}
+
+
+def _missing_lines(found: Sequence[Missing], everyone: int) -> Iterator[RenderableType]:
+    if not found:
+        return
+    yield Text("Why scores are failed or incomplete", style="bold")
+    for item in found[:_SHOWN]:
+        whose = "all algorithms" if len(item.algorithms) == everyone > 1 else ", ".join(item.algorithms)
+        line = Text(item.text, style="red" if item.failed else "")
+        yield Padding(line.append(f"  ({', '.join(item.metrics)} of {whose})", style="dim"), (0, 0, 0, 2))
+    if len(found) > _SHOWN:
+        yield Text(f"  and {len(found) - _SHOWN} more; `bibench score DIR --json` lists all", style="dim")

@@ -1,0 +1,117 @@
+"""Which algorithms can be told apart on the test samples that they were measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bibench.records import Results
+from bibench.tracks.relative import Row, algorithms_in, rows_in
+from bibench.tracks.statistics import paired_bootstrap
+
+__all__ = ["Comparison", "comparisons", "ties"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Mean per-sample score of ``first`` minus that of ``second`` in percent points, with its 95 % interval.
+
+    The interval is over test samples; whether it leaves out 0 is ``distinguishable``.
+    """
+
+    task: str
+    architecture: str
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    distinguishable: bool
+
+
+def comparisons(results: Results, *, resamples: int = 10_000, seed: int = 0) -> list[Comparison]:
+    """Compare all pairs of algorithms on each task and architecture by a paired bootstrap over test samples.
+
+    Scores are averaged over seeds first. Algorithms are compared with those that have predictions for the same
+    seeds; full precision is left out, and so are runs that failed or kept no predictions.
+
+    Args:
+        results: planned runs, records and predictions.
+        resamples, seed: of the bootstrap.
+
+    Raises:
+        ValueError: runs of one task and architecture with different numbers of samples; names both.
+
+    >>> comparisons(Results(plan=[], records=[]))
+    []
+    """
+    return [
+        Comparison(
+            task=task,
+            architecture=architecture,
+            first=found.first,
+            second=found.second,
+            difference=100 * found.difference,
+            low=100 * found.low,
+            high=100 * found.high,
+            distinguishable=found.distinguishable,
+        )
+        for task, architecture in rows_in(results.plan)
+        for group in _same_seeds(results, (task, architecture))
+        for found in paired_bootstrap(group, resamples=resamples, seed=seed)
+    ]
+
+
+def ties(found: Iterable[Comparison]) -> dict[Row, tuple[str, ...]]:
+    """The algorithms that cannot be told apart from the best, and the best itself first, by task and architecture.
+
+    The best is the one that no other is ahead of. Where algorithms ran on different seeds, not all are compared with
+    each other, and then those of the largest group that is are meant.
+
+    >>> pair = Comparison(task="t", architecture="a", first="bnn", second="recu", difference=-0.1, low=-0.5, high=0.3,
+    ...                   distinguishable=False)
+    >>> ties([pair])
+    {('t', 'a'): ('recu', 'bnn')}
+    """
+    # mean difference to the others by algorithm: it orders a group of paired algorithms as their means do
+    by_row: dict[Row, dict[str, dict[str, Comparison]]] = {}
+    for pair in found:
+        row = by_row.setdefault((pair.task, pair.architecture), {})
+        row.setdefault(pair.first, {})[pair.second] = pair
+        row.setdefault(pair.second, {})[pair.first] = pair
+    return {row: _best_and_ties(pairs) for row, pairs in by_row.items()}
+
+
+def _best_and_ties(pairs: Mapping[str, Mapping[str, Comparison]]) -> tuple[str, ...]:
+    def lead(name: str) -> tuple[int, float]:
+        own = pairs[name].values()
+        return len(own), sum(pair.difference if pair.first == name else -pair.difference for pair in own)
+
+    best = max(pairs, key=lead)
+    return best, *(other for other, pair in pairs[best].items() if not pair.distinguishable)
+
+
+def _same_seeds(results: Results, row: Row) -> list[dict[str, npt.NDArray[np.floating]]]:
+    """Predictions (seeds, samples) by algorithm, in groups that have the same seeds."""
+    groups: dict[tuple[int, ...], dict[str, npt.NDArray[np.floating]]] = {}
+    shape: dict[int, str] = {}
+    for algorithm in algorithms_in(results.plan):
+        by_seed: dict[int, npt.NDArray[np.floating]] = {}
+        for run in results.plan:
+            if (run.task, run.architecture, run.algorithm) != (*row, algorithm):
+                continue
+            record = results.record(run.id)
+            predictions = results.predictions(run.id) if record is not None and record.status == "ok" else None
+            if predictions is not None:
+                shape.setdefault(len(predictions), run.id)
+                if len(shape) > 1:
+                    sizes = " and ".join(f"'{name}' ({size} samples)" for size, name in shape.items())
+                    raise ValueError(f"cannot pair test samples of {sizes}; they were measured on different data")
+                by_seed[run.seed] = predictions
+        if by_seed:
+            seeds = tuple(sorted(by_seed))
+            groups.setdefault(seeds, {})[algorithm] = np.stack([by_seed[seed] for seed in seeds])
+    return list(groups.values())

@@ -1,0 +1,35 @@
+"""The neural-architecture track: how much of full precision's accuracy survives in each family (equation 3)."""
+
+from __future__ import annotations
+
+from bibench.records import Results, Score
+from bibench.tracks.base import Track
+from bibench.tracks.relative import relative_scores, rows_in
+
+__all__ = ["FAMILIES", "neural_architecture"]
+
+FAMILIES = ("cnns", "transformers", "mlps")
+
+
+def _score(results: Results) -> list[Score]:
+    """Equation 3: a component is a family, the mean over all of its rows (task, architecture) in the plan.
+
+    ``OM_arch = sqrt(1/3 · (E^2_cnns + E^2_transformers + E^2_mlps))``, in percent. It is about all three families,
+    so a plan without one of them leaves that family and ``om_arch`` incomplete. Statuses, seeds and errors as in
+    :func:`bibench.tracks.relative.relative_scores`.
+    """
+    rows = rows_in(results.plan)
+    components = {family: [row for row, own in rows.items() if own == family] for family in FAMILIES}
+    return relative_scores(results, track="neural_architecture", components=components, overall="om_arch")
+
+
+neural_architecture = Track(
+    name="neural_architecture",
+    title="Neural architecture",
+    description=(
+        "How much of the full-precision score each algorithm keeps in each family of architectures: the mean over "
+        "all tasks and architectures of the family, and the quadratic mean over the three families, om_arch "
+        "(BiBench, equation 3)."
+    ),
+    score=_score,
+)

@@ -1,0 +1,169 @@
+"""Checkpoints: tensors in safetensors, everything else in JSON. Reading one never runs code.
+
+A checkpoint is two files. The JSON file names the tensor file and holds its SHA-256; it is moved into place last, so it
+is what makes a checkpoint exist. A run that is killed between the two still has its previous checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bibench.files import atomic_write, write_json
+
+__all__ = ["CheckpointError", "State", "file_sha256", "load_state", "load_weights", "save_state", "save_weights"]
+
+_JSON = "checkpoint.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is truncated, altered, or doesn't fit the model; the message names the file."""
+
+
+@dataclass
+class State:
+    """What a run needs to go on as if it had never stopped.
+
+    Args:
+        run: identity of the run.
+        epoch: number of finished epochs.
+        history: one row of figures a finished epoch.
+        phases: seconds by phase so far.
+        layers: rows of per-layer statistics, where they were asked for.
+    """
+
+    run: str
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a model's state dict as safetensors, atomically."""
+    tensors = _plain(model.state_dict())
+    atomic_write(path, lambda temporary: save_file(tensors, temporary))
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Load a state dict from safetensors into a model, strictly.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, truncated, or other names or shapes than the model's.
+    """
+    tensors = _read(path)
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    surplus = [name for name in tensors if name not in expected]
+    shapes = [
+        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if missing or surplus or shapes:
+        parts = [
+            f"missing: {', '.join(missing[:5])}" if missing else "",
+            f"not in the model: {', '.join(surplus[:5])}" if surplus else "",
+            "; ".join(shapes[:5]),
+        ]
+        raise CheckpointError(f"{path} doesn't fit the model ({'; '.join(part for part in parts if part)})")
+    model.load_state_dict(tensors)
+
+
+def save_state(folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write a checkpoint into a run's folder; the one before it is removed once the new one is complete."""
+    slots: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                slots[f"{index}.{name}"] = value
+            else:
+                numbers[f"{index}.{name}"] = value
+    tensors = _plain({f"model/{name}": tensor for name, tensor in model.state_dict().items()})
+    tensors |= _plain({f"optimizer/{name}": tensor for name, tensor in slots.items()})
+    path = folder / f"checkpoint-{state.epoch:05d}.safetensors"
+    atomic_write(path, lambda temporary: save_file(tensors, temporary))
+    content = asdict(state) | {"tensors": path.name, "sha256": file_sha256(path), "optimizer": numbers}
+    write_json(folder / _JSON, content)
+    for old in folder.glob("checkpoint-*.safetensors"):
+        if old != path:
+            old.unlink()
+
+
+def load_state(folder: Path, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> State | None:
+    """Load the run's checkpoint into model and optimizer; None if there is none.
+
+    Raises:
+        CheckpointError: truncated, altered, or another run's.
+    """
+    description = folder / _JSON
+    if not description.exists():
+        return None
+    advice = f"delete {folder} and run the same command again to train this run from the start"
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+        name, sha256 = str(content.pop("tensors")), content.pop("sha256")
+        numbers: dict[str, Any] = content.pop("optimizer")
+        state = State(**content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{description} is not a checkpoint ({error}); {advice}") from error
+    path = folder / Path(name).name
+    if not path.exists() or file_sha256(path) != sha256:
+        found = (
+            f"has {path.stat().st_size} bytes and another SHA-256 than" if path.exists() else "is missing, unlike what"
+        )
+        raise CheckpointError(f"{path} {found} {_JSON} says: truncated or altered; {advice}")
+    if state.run != run:
+        raise CheckpointError(f"{description} belongs to run {state.run}, not {run}; {advice}")
+    tensors = _read(path)
+    model.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
+    slots: dict[int, dict[str, Any]] = {}
+    stored = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
+    for key, value in (stored | numbers).items():
+        index, _, name = key.partition(".")
+        slots.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    return state
+
+
+def remove_state(folder: Path) -> None:
+    """Remove a run's checkpoint: description first, so that a crash in between leaves none rather than half of one."""
+    (folder / _JSON).unlink(missing_ok=True)
+    for path in folder.glob("checkpoint-*.safetensors"):
+        path.unlink()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; expected the model's weights as safetensors")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is not a complete safetensors file ({error}). Pickled weights (.pt, .pth, .bin) can run "
+            "code when they are read and are not accepted: convert them, where you trust them, with "
+            "safetensors.torch.save_file(model.state_dict(), path)"
+        ) from error
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Copies: safetensors refuses tensors that share memory, as tied weights do.
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

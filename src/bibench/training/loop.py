@@ -1,0 +1,168 @@
+"""The training loop: one function that a reader can follow, around Lightning Fabric."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from bibench.nn import clip_latent_, layer_statistics, parameter_groups, penalty, set_progress, weight_signs
+from bibench.recipes import SGD, Recipe
+from bibench.records import RunConfig
+from bibench.tasks.base import Data, Evaluation, Task
+from bibench.training.checkpoint import State, load_state, save_state
+from bibench.training.seeds import derive_seed
+
+__all__ = ["Diverged", "Trained", "evaluate", "train"]
+
+DIVERGED = 1e6
+"""A mean training loss above this, or one that is not finite, ends a run."""
+
+
+class Diverged(RuntimeError):
+    """A run whose loss or weights are no longer finite; a result, not an accident: the same run would do it again.
+
+    Args:
+        reason: what was found, and when.
+        state: the run until then.
+    """
+
+    def __init__(self, reason: str, state: State) -> None:
+        super().__init__(reason)
+        self.state = state
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model (on the run's device, in evaluation mode) and what its training showed."""
+
+    model: nn.Module
+    evaluation: Evaluation
+    state: State
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the model's parameters; scales and thresholds without weight decay by default."""
+    chosen = recipe.optimizer
+    groups = parameter_groups(model, chosen.weight_decay, decay_scales=recipe.decay_scales)
+    if isinstance(chosen, SGD):
+        return torch.optim.SGD(groups, lr=chosen.lr, momentum=chosen.momentum, nesterov=chosen.nesterov)
+    return torch.optim.Adam(groups, lr=chosen.lr, betas=chosen.betas)
+
+
+def evaluate(model: nn.Module, task: Task, data: Data, *, batch_size: int, device: torch.device) -> Evaluation:
+    """Evaluate on the whole test split, in evaluation mode and without gradients."""
+    model.eval()
+    with torch.no_grad():
+        return task.evaluate(model, data.test.batches(batch_size, device=device))
+
+
+@contextmanager
+def _timed(phases: dict[str, float], phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        phases[phase] = phases.get(phase, 0.0) + time.perf_counter() - start
+
+
+def train(
+    config: RunConfig,
+    model: nn.Module,
+    *,
+    task: Task,
+    data: Data,
+    folder: Path,
+    device: str = "cpu",
+    checkpoint_seconds: float = 10.0,
+    layers: bool = False,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> Trained:
+    """Train a model as its run says, going on from the folder's checkpoint if there is one.
+
+    Interrupted at any moment and started again, it ends with the same weights and figures; bit for bit on a CPU with
+    the same number of threads.
+
+    Args:
+        config: the run.
+        model: as `build_model` returns it.
+        task, data: what the run names.
+        folder: where checkpoints go.
+        device: ``"cpu"`` or ``"cuda"``.
+        checkpoint_seconds: at the end of an epoch, write a checkpoint if the last one is at least this old.
+        layers: record flip rate, sign balance and dead weights of every binarized layer after each epoch.
+        on_progress: called with the share of the run's steps that are done.
+
+    Raises:
+        Diverged: the loss or a weight is not finite, or the loss is above `DIVERGED`.
+        CheckpointError: the folder's checkpoint can't be used.
+    """
+    recipe = config.recipe
+    fabric = Fabric(accelerator=device, devices=1, precision=recipe.precision)
+    plain_optimizer = make_optimizer(model, recipe)
+    state = load_state(folder, config.id, model, plain_optimizer) or State(run=config.id)
+    network, optimizer = fabric.setup(model, plain_optimizer)
+
+    epochs = 0 if config.method == "checkpoint" else recipe.epochs
+    steps = max(1, len(data.train) // recipe.batch_size)
+    saved = time.monotonic()
+    result: Evaluation | None = None
+    for epoch in range(state.epoch, epochs):
+        with _timed(state.phases, "train"):
+            torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
+            set_progress(model, epoch, epochs)
+            network.train()
+            signs = weight_signs(model) if layers else {}
+            total = torch.zeros((), device=fabric.device)
+            batches = data.train.batches(
+                recipe.batch_size, device=fabric.device, seed=derive_seed(config.seed, "data", epoch)
+            )
+            for step, batch in enumerate(batches):
+                done = epoch * steps + step
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.learning_rate(done / (epochs * steps))
+                optimizer.zero_grad()
+                loss = task.loss(network, batch)
+                extra = penalty(model)
+                fabric.backward(loss if extra is None else loss + extra)
+                if recipe.gradient_clip is not None:
+                    fabric.clip_gradients(network, optimizer, max_norm=recipe.gradient_clip)
+                optimizer.step()
+                if recipe.latent_clip is not None:
+                    clip_latent_(model, recipe.latent_clip)
+                total += loss.detach()
+                on_progress((done + 1) / (epochs * steps))
+            mean_loss = float(total) / steps
+            _check(model, mean_loss, state)
+        with _timed(state.phases, "evaluate"):
+            result = evaluate(network, task, data, batch_size=recipe.batch_size, device=fabric.device)
+        row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "train_loss": mean_loss}
+        state.history.append(row | result.figures)
+        if layers:
+            state.layers += [{"epoch": epoch + 1} | asdict(layer) for layer in layer_statistics(model, signs)]
+        state.epoch = epoch + 1
+        if state.epoch == epochs or time.monotonic() - saved >= checkpoint_seconds:
+            with _timed(state.phases, "checkpoint"):
+                save_state(folder, state, model, plain_optimizer)
+            saved = time.monotonic()
+    if result is None:
+        with _timed(state.phases, "evaluate"):
+            result = evaluate(network, task, data, batch_size=recipe.batch_size, device=fabric.device)
+    return Trained(model.eval(), result, state)
+
+
+def _check(model: nn.Module, loss: float, state: State) -> None:
+    epoch = state.epoch + 1
+    if not math.isfinite(loss) or loss > DIVERGED:
+        raise Diverged(f"diverged: the mean training loss of epoch {epoch} is {loss:g}", state)
+    for name, parameter in model.named_parameters():
+        # A sign hides a weight that is not a number, so the loss alone doesn't tell.
+        if not bool(torch.isfinite(parameter).all()):
+            raise Diverged(f"diverged: after epoch {epoch} the parameter '{name}' is not finite", state)

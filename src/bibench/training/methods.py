@@ -1,0 +1,54 @@
+"""The training methods: where a run's model starts, and what of it is binarized.
+
+- ``full_precision``: initialised from the seed.
+- ``checkpoint``: full-precision weights from the user's file; evaluated, not trained.
+- ``fine_tune``: the final weights of the full-precision run of the same seed, then binarized (BiBench, section 4).
+- ``from_scratch``: the full-precision run's initialisation, binarized before the first step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bibench.models.base import Architecture
+from bibench.nn import binarize, resolve
+from bibench.records import RunConfig
+from bibench.tasks.base import Data, Task
+from bibench.training.checkpoint import load_weights
+from bibench.training.seeds import derive_seed
+
+__all__ = ["build_model"]
+
+
+def build_model(
+    config: RunConfig, *, task: Task, architecture: Architecture, data: Data, start: Path | None = None
+) -> nn.Module:
+    """The model as it is before its first step, on the CPU; every parameter exists.
+
+    Args:
+        config: the run.
+        task, architecture, data: what the run names.
+        start: full-precision weights (safetensors) for the methods that start from some.
+
+    Raises:
+        CheckpointError: ``start`` can't be read or doesn't fit.
+        BinarizeError: the algorithm can't take a layer.
+    """
+    torch.manual_seed(derive_seed(config.seed, "initialisation"))
+    model = architecture.build(task.input_shape, data.outputs)
+    if start is not None:
+        load_weights(start, model)
+    if config.operator is not None:
+        torch.manual_seed(derive_seed(config.seed, "rules"))
+        model = binarize(
+            model,
+            resolve(config.operator, **config.options),
+            example=task.example(),
+            inplace=True,
+            shortcuts=config.shortcuts,
+            padding_value=config.padding_value,
+        )
+    return model
