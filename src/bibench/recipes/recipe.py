@@ -11,8 +11,8 @@ from bibench.recipes.schedules import Cosine, Schedule
 
 __all__ = ["SGD", "Adam", "Optimizer", "Recipe"]
 
-_Positive = Annotated[float, Field(gt=0)]
-_NonNegative = Annotated[float, Field(ge=0)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 
 

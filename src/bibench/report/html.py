@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +10,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from bibench.files import write_text
 from bibench.records import Record, Results, Score
 from bibench.report.plots import Epochs, accuracy_plot, learning_curves
-from bibench.report.summary import TaskTable, interval_text, missing, scorecards, status_text, task_tables
+from bibench.report.summary import TaskTable, duration, interval_text, missing, scorecards, status_text, task_tables
 from bibench.tracks.base import Track
 from bibench.tracks.comparisons import Comparison, ties
 from bibench.tracks.relative import FULL_PRECISION
 
-__all__ = ["Meta", "duration", "write_report"]
+__all__ = ["Meta", "write_report"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,35 +60,13 @@ def write_report(
     ...              Meta(suite="quick", tracks=tracks))  # doctest: +SKIP
     """
     page = _page(results, scores, found, epochs, meta)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", text=True)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        os.chmod(temporary, 0o644)  # mkstemp keeps a file to its owner; a report is for others
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def duration(seconds: float) -> str:
-    """A time as a person says it.
-
-    >>> [duration(t) for t in (4.23, 75, 3 * 3600 + 125)]
-    ['4.2 s', '1 min 15 s', '3 h 2 min']
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    write_text(path, page)
 
 
 def _page(results: Results, scores: Sequence[Score], found: Sequence[Comparison], epochs: Epochs, meta: Meta) -> str:
     environment = Environment(
         loader=PackageLoader("bibench.report", "."),
-        autoescape=False,
+        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -15,6 +15,7 @@ __all__ = [
     "Cell",
     "Missing",
     "TaskTable",
+    "duration",
     "interval_text",
     "missing",
     "scorecards",
@@ -75,6 +76,11 @@ class TaskTable:
         """What the cells hold, such as ``"cifar10: accuracy in percent, mean ± std over 3 seeds"``."""
         how = f"mean ± std over {self.seeds} seeds" if self.seeds > 1 else "one seed"
         return f"{self.task}: {self.metric} in {self.unit}, {how}"
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether some cell has fewer seeds than planned."""
+        return any(len(cell.values) < cell.planned for cell in self.cells.values())
 
 
 def task_tables(results: Results, found: Sequence[Comparison]) -> list[TaskTable]:
@@ -196,3 +202,17 @@ def missing(scores: Sequence[Score]) -> list[Missing]:
         for text, own in waiting.items()
     ]
     return sorted(found, key=lambda item: (not item.failed, -len(item.algorithms)))
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people.
+
+    >>> duration(4.2), duration(75), duration(7500)
+    ('4 s', '1 min 15 s', '2 h 05 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,109 @@
+"""What augmented batches from memory cost: training steps over them against the same steps on one fixed batch.
+
+Both are measured in one run, in turns, so that a busy machine slows both. Without ``--data`` the images are random
+bytes in CIFAR-10's shape; they cost the same.
+
+    python benchmarks/input_pipeline.py [--data DIR] [--architecture resnet20] [--steps 10] [--repeats 15]
+"""
+
+import argparse
+import itertools
+import platform
+import statistics
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bibench import registry
+from bibench.tasks.base import Split
+from bibench.tasks.cifar10 import cifar10
+from bibench.tasks.classification import ImageBatch, ImagesInMemory
+
+
+def random_images(samples: int = 50_000) -> ImagesInMemory:
+    """Random bytes, augmented as CIFAR-10 is."""
+    generator = torch.Generator().manual_seed(0)
+    return ImagesInMemory(
+        images=torch.randint(256, (samples, 3, 32, 32), dtype=torch.uint8, generator=generator),
+        labels=torch.randint(10, (samples,), generator=generator),
+        mean=(127.5,) * 3,
+        std=(64.0,) * 3,
+        pad=4,
+        flip=True,
+    )
+
+
+def seconds(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[ImageBatch], device: str) -> float:
+    """The time of one training step for each batch."""
+    start = time.perf_counter()
+    for batch in batches:
+        optimizer.zero_grad()
+        cifar10.loss(model, batch).backward()
+        optimizer.step()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def processor() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="folder with CIFAR-10, or a part of it; random images without")
+    parser.add_argument("--architecture", default="resnet20")
+    parser.add_argument("--steps", type=int, default=10, help="training steps a measurement")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+
+    split: Split = cifar10.load(options.data, True).train if options.data else random_images()
+    if len(split) < options.steps * options.batch_size:
+        parser.error(
+            f"--steps {options.steps} needs {options.steps * options.batch_size:,} images, found {len(split):,}"
+        )
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    model = registry.get("architectures", options.architecture).build((3, 32, 32), 10).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    fixed = next(iter(split.batches(options.batch_size, device=device)))
+
+    def augmented(seed: int, steps: int) -> float:
+        batches = split.batches(options.batch_size, device=device, seed=seed)
+        return seconds(model, optimizer, itertools.islice(batches, steps), options.device)
+
+    def repeated(steps: int) -> float:
+        return seconds(model, optimizer, itertools.repeat(fixed, steps), options.device)
+
+    augmented(0, 3)  # warm up
+    repeated(3)
+    ratios, times = [], []
+    for repeat in range(options.repeats):
+        # Who goes first changes, so that neither is always the one that finds the machine warm.
+        if repeat % 2:
+            memory, single = augmented(repeat, options.steps), repeated(options.steps)
+        else:
+            single, memory = repeated(options.steps), augmented(repeat, options.steps)
+        ratios.append(memory / single)
+        times.append(1000 * single / options.steps)
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    print(f"{options.architecture}, batch {options.batch_size}, {options.steps} steps, {options.repeats} repeats")
+    print(f"machine: {name}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"step on one fixed batch: median {statistics.median(times):.1f} ms ({min(times):.1f}..{max(times):.1f})")
+    print(f"augmented / fixed: median {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})")
+
+
+if __name__ == "__main__":
+    main()
