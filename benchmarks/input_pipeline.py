@@ -1,9 +1,10 @@
 """What augmented batches from memory cost: training steps over them against the same steps on one fixed batch.
 
-Both are measured in one run, in turns, so that a busy machine slows both. Without ``--data`` the images are random
+Both are measured in one run, step by step in turns, so that a busy machine slows both. A repeat's figure is the ratio
+of its median steps. Without ``--data`` the images are random
 bytes in CIFAR-10's shape; they cost the same.
 
-    python benchmarks/input_pipeline.py [--data DIR] [--architecture resnet20] [--steps 10] [--repeats 15]
+    python benchmarks/input_pipeline.py [--data DIR] [--architecture resnet20] [--steps 10] [--repeats 9]
 """
 
 import argparse
@@ -11,7 +12,7 @@ import itertools
 import platform
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -36,14 +37,14 @@ def random_images(samples: int = 50_000) -> ImagesInMemory:
     )
 
 
-def seconds(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[ImageBatch], device: str) -> float:
-    """The time of one training step for each batch."""
+def seconds(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[ImageBatch]) -> float:
+    """The time to get one batch and train a step on it, until the device has finished."""
     start = time.perf_counter()
-    for batch in batches:
-        optimizer.zero_grad()
-        cifar10.loss(model, batch).backward()
-        optimizer.step()
-    if device.startswith("cuda"):
+    batch = next(batches)
+    optimizer.zero_grad()
+    cifar10.loss(model, batch).backward()
+    optimizer.step()
+    if batch[0].is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with CIFAR-10, or a part of it; random images without")
     parser.add_argument("--architecture", default="resnet20")
     parser.add_argument("--steps", type=int, default=10, help="training steps a measurement")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -79,24 +80,16 @@ def main() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     fixed = next(iter(split.batches(options.batch_size, device=device)))
 
-    def augmented(seed: int, steps: int) -> float:
-        batches = split.batches(options.batch_size, device=device, seed=seed)
-        return seconds(model, optimizer, itertools.islice(batches, steps), options.device)
-
-    def repeated(steps: int) -> float:
-        return seconds(model, optimizer, itertools.repeat(fixed, steps), options.device)
-
-    augmented(0, 3)  # warm up
-    repeated(3)
     ratios, times = [], []
-    for repeat in range(options.repeats):
-        # Who goes first changes, so that neither is always the one that finds the machine warm.
-        if repeat % 2:
-            memory, single = augmented(repeat, options.steps), repeated(options.steps)
-        else:
-            single, memory = repeated(options.steps), augmented(repeat, options.steps)
-        ratios.append(memory / single)
-        times.append(1000 * single / options.steps)
+    for repeat in range(-1, options.repeats):
+        memory = split.batches(options.batch_size, device=device, seed=repeat + 1)
+        single = itertools.repeat(fixed)
+        # Step by step in turns: what else the machine does then slows both alike.
+        spent = [(seconds(model, optimizer, memory), seconds(model, optimizer, single)) for _ in range(options.steps)]
+        if repeat >= 0:  # the first was to warm up
+            augmented, repeated = (statistics.median(column) for column in zip(*spent, strict=True))
+            ratios.append(augmented / repeated)
+            times.append(1000 * repeated)
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     print(f"{options.architecture}, batch {options.batch_size}, {options.steps} steps, {options.repeats} repeats")

@@ -1,0 +1,57 @@
+"""The README is true: its code runs, its table is what the code says."""
+
+import re
+from pathlib import Path
+
+import bibench
+import torch
+from bibench import registry
+from bibench.algorithms import composition
+from bibench.nn import resolve
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def block(marker: str) -> str:
+    """The code block behind a marker."""
+    found = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert found, f"README.md has no code block behind <!-- {marker} -->"
+    return found[1]
+
+
+def algorithm_rows() -> list[str]:
+    """The table's rows, as the code composes the algorithms."""
+    rows = []
+    for name in registry.names("algorithms"):
+        if registry.origin("algorithms", name) == "bibench":
+            algorithm = resolve(name)
+            rows.append(f"| `{name}` | {' | '.join(composition(algorithm))} | {algorithm.source} |")
+    return rows
+
+
+def test_the_table_of_algorithms_is_what_the_code_composes() -> None:
+    expected = algorithm_rows()
+    missing = [row for row in expected if row not in README]
+    assert not missing, "README.md lacks these rows:\n" + "\n".join(missing)
+
+
+def test_the_example_of_an_own_model_prints_what_it_says() -> None:
+    found = re.search(r"## Your own model\n\n```python\n(.*?)```.*?```\n(.*?)```", README, re.DOTALL)
+    assert found
+    code = found[1].replace("224, 224", "64, 64").replace("print(", "text = str(")
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert str(names["text"]).splitlines()[-1] == found[2].strip()
+
+
+def test_the_own_algorithm_has_at_most_30_lines_and_works() -> None:
+    code = block("own algorithm")
+    assert len(code.splitlines()) <= 30
+    names: dict[str, object] = {}
+    exec(code, names)
+    model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3)))
+    binary = bibench.binarize(model, names["soft"])
+    x = torch.randn(4, 8)
+    binary(x).sum().backward()
+    assert bibench.summary(binary).binarized == ("1",)
+    assert binary[1].weight.grad.abs().sum() > 0
