@@ -82,7 +82,7 @@ class AdaptedSign(Rule):
         clip, noise: see `fda`.
     """
 
-    formula = "sgn({x})"
+    formula = "sgn({x}), in training + α·η({x})"
     gradient = "Fourier"
     strength: Tensor
 

@@ -94,15 +94,15 @@ class StandardisedSign(Rule):
     The division changes no sign, only the gradient, which is the approx rule at the divided value.
     """
 
-    formula = "sgn({x})"
-    gradient = "approx"
+    formula = "sgn(a)"
+    gradient = "approx of a / std"
 
     def __init__(self, layer: LayerSpec) -> None:
         super().__init__()
         self.sample_dims = layer.sample_dims
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
+        if self.training and math.prod(x.shape[d] for d in self.sample_dims) > 1:  # a single value has no spread
             x = x / (x.var(dim=self.sample_dims, keepdim=True) + _EPSILON).sqrt()
         return surrogate(sgn(x), x, approx_ste)
 

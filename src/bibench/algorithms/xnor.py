@@ -61,9 +61,7 @@ class ActivationScale(nn.Module):
         magnitude = batched.abs().reshape(samples, layer.groups, channels // layer.groups, *space).mean(dim=2)
         magnitude = layer.pad(magnitude, value=abs(layer.padding_value))
         convolution = _CONVOLUTIONS[layer.dims - 1]
-        factor = convolution(
-            magnitude, self.box, None, layer.stride, 0, layer.dilation, layer.groups
-        )
+        factor = convolution(magnitude, self.box, None, layer.stride, 0, layer.dilation, layer.groups)
         factor = (factor / self.size).repeat_interleave(layer.out_features // layer.groups, dim=1)
         return factor if x.dim() == layer.dims + 2 else factor.squeeze(0)
 

@@ -16,6 +16,7 @@ from bibench.nn.layers import (
     BinaryConv3d,
     BinaryLayer,
     BinaryLinear,
+    BinaryMatmul,
     PaddingValue,
     resolve,
 )
@@ -196,11 +197,15 @@ def binarize(
         decisions[name] = LayerSummary(
             name=name,
             kind=type(module).__name__,
-            decision="full precision" if reason else "binarized",
+            decision="full precision" if reason and not isinstance(module, BinaryLayer) else "binarized",
             reason=reason or (f"{chosen.title or chosen.name}" + ("" if filter is None else ", chosen by the filter")),
             weights=_weights(module),
         )
-    names = [name for name, decision in decisions.items() if decision.decision == "binarized"]
+    names = [
+        name
+        for name, decision in decisions.items()
+        if decision.decision == "binarized" and not isinstance(candidates[name], BinaryLayer)
+    ]
     if not names:
         raise BinarizeError(_nothing(model, decisions.values()))
 
@@ -215,9 +220,9 @@ def binarize(
             raise BinarizeError(f"layer '{name}' ({type(old).__name__}): {error}") from error
     if chosen.relu == "hardtanh":
         prefix = _common_parent(names)
-        for name, module in model.named_modules():
+        for name, module in _modules(model).items():
             if type(module) in _RELUS and (not prefix or name.startswith(prefix + ".")):
-                new[id(module)] = nn.Hardtanh()
+                new[id(module)] = nn.Hardtanh().train(module.training)
                 decisions[name] = LayerSummary(
                     name=name,
                     kind=type(module).__name__,
@@ -281,8 +286,20 @@ def default_filter(model: nn.Module, example: Any = None, *, shortcuts: bool = F
     return lambda name, layer: name in candidates and name not in kept
 
 
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The model's modules by name, without those that are parts of a binarized layer, such as FDA's small networks."""
+    inside = {
+        id(part)
+        for module in model.modules()
+        if isinstance(module, (BinaryLayer, BinaryMatmul))
+        for part in module.modules()
+        if part is not module
+    }
+    return {name: module for name, module in model.named_modules() if id(module) not in inside}
+
+
 def _candidates(model: nn.Module) -> dict[str, nn.Module]:
-    return {name: module for name, module in model.named_modules() if _kind(module)}
+    return {name: module for name, module in _modules(model).items() if _kind(module)}
 
 
 def _kind(module: nn.Module) -> type[nn.Module] | None:

@@ -61,6 +61,7 @@ class _Recorder(TorchDispatchMode):
     origins: dict[int, _Origin] = field(default_factory=dict)
     keep: list[Tensor] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
+    starts: list[str] = field(default_factory=list)
     before: dict[str, _Origin] = field(default_factory=dict)
     shortcuts: set[str] = field(default_factory=set)
     output_size: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -102,10 +103,12 @@ class _Recorder(TorchDispatchMode):
                 self.shortcuts.add(name)
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        name = self.names[id(module)]
+        name, origin = self.names[id(module)], self.origin((args, kwargs))
         if name not in self.before:
             self.order.append(name)
-        self.before[name] = self.before.get(name, _Origin()) | self.origin((args, kwargs))
+            if not origin.all & self.before.keys():
+                self.starts.append(name)
+        self.before[name] = self.before.get(name, _Origin()) | origin
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         name = self.names[id(module)]
@@ -150,7 +153,8 @@ def trace(model: nn.Module, example: Any, layers: Mapping[str, nn.Module]) -> Tr
         names={id(module): name for name, module in layers.items()},
         pointwise={name for name, module in layers.items() if is_pointwise(module)},
     )
-    inputs = [leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor)]
+    values = dict(example) if isinstance(example, Mapping) else example  # pytree knows no other mappings
+    inputs = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
     marks = [f"input {i}" for i in range(len(inputs))]
     hooks = []
     for module in layers.values():
@@ -167,10 +171,9 @@ def trace(model: nn.Module, example: Any, layers: Mapping[str, nn.Module]) -> Tr
             hook.remove()
 
     watched = set(recorder.order)
-    followed = frozenset().union(*(origin.nearest for origin in recorder.before.values()))
-    # An input's first layer starts its branch: no other layer comes before it. A head's last layer ends one.
-    starts = [name for name in recorder.order if not recorder.before[name].all & watched]
-    first = {next((name for name in starts if mark in recorder.before[name].all), None) for mark in marks}
+    followed = {before for name, origin in recorder.before.items() for before in origin.nearest if before != name}
+    # An input's first layer starts its branch: no other layer comes before its first call. A head's last ends one.
+    first = {next((name for name in recorder.starts if mark in recorder.before[name].all), None) for mark in marks}
     last = {
         max((name for name in head.nearest & watched if name not in followed), key=recorder.order.index, default=None)
         for head in heads
@@ -191,12 +194,12 @@ def observe_inputs(model: nn.Module, example: Any, layers: Mapping[str, nn.Modul
     hooks = []
     for name, module in layers.items():
 
-        def look(module: nn.Module, args: Any, name: str = name) -> None:
+        def look(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
             called.add(name)
-            if bool((args[0] < 0).any()):
+            if bool(((args[0] if args else kwargs["input"]) < 0).any()):
                 negative.add(name)
 
-        hooks.append(module.register_forward_pre_hook(look))
+        hooks.append(module.register_forward_pre_hook(look, with_kwargs=True))
     try:
         with _quiet_evaluation(model):
             _call(model, example)

@@ -1,0 +1,185 @@
+"""A small package of somebody else's: an algorithm, a task, an architecture and a track, as entry points."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PYPROJECT = """\
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "bibench-example"
+version = "1.2"
+dependencies = ["bibench"]
+
+[project.entry-points."bibench.algorithms"]
+mine = "bibench_example.algorithm:mine"
+
+[project.entry-points."bibench.tasks"]
+stripes = "bibench_example.task:stripes"
+
+[project.entry-points."bibench.architectures"]
+tiny = "bibench_example.architecture:tiny"
+
+[project.entry-points."bibench.tracks"]
+flips = "bibench_example.track:flips"
+"""
+
+ALGORITHM = '''\
+"""Signs with a triangle as gradient, scaled by a learned factor per output channel."""
+
+from bibench.algorithms import Algorithm, LearnedScale, Sign
+
+
+def triangle(x):
+    return (1 - x.abs()).clamp(min=0)
+
+
+def mine(*, learned=True):
+    return Algorithm(
+        name="mine",
+        title="Mine",
+        weight=lambda layer: Sign(triangle),
+        activation=lambda layer: Sign(triangle),
+        scale=LearnedScale if learned else lambda layer: None,
+    )
+'''
+
+TASK = '''\
+"""Are the stripes horizontal or vertical?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from bibench.recipes import SGD, Adam, Recipe
+from bibench.tasks.base import Data, Evaluation, Metric, Task
+
+
+@dataclass(frozen=True)
+class Stripes:
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self):
+        return len(self.images)
+
+    def batches(self, batch_size, *, device, seed=None):
+        order = torch.arange(len(self))
+        if seed is not None:
+            order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+            order = order[: max(1, len(self) // batch_size) * batch_size]
+        for part in order.split(batch_size):
+            yield self.images[part].to(device), self.labels[part].to(device)
+
+
+def split(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 2, (count,), generator=generator)
+    stripes = torch.randn(count, 1, 8, 1, generator=generator).expand(-1, -1, 8, 8)
+    images = torch.where(labels.view(-1, 1, 1, 1) == 0, stripes, stripes.transpose(2, 3))
+    return Stripes(images + 0.1 * torch.randn(count, 1, 8, 8, generator=generator), labels)
+
+
+def load(root, subset):
+    return Data(train=split(128, 0), test=split(64, 1), outputs=2, fingerprint="0" * 64)
+
+
+def loss(model, batch):
+    images, labels = batch
+    return F.cross_entropy(model(images), labels)
+
+
+def evaluate(model, batches):
+    right = torch.cat([model(images).argmax(1).eq(labels).cpu() for images, labels in batches]).float()
+    return Evaluation(figures={"accuracy": 100 * float(right.mean())}, per_sample=right.numpy().astype(np.float32))
+
+
+stripes = Task(
+    name="stripes",
+    title="Stripes",
+    modality="image",
+    architectures=("tiny",),
+    load=load,
+    input_shape=(1, 8, 8),
+    loss=loss,
+    evaluate=evaluate,
+    metric=Metric(name="accuracy"),
+    full_precision=Recipe(optimizer=SGD(lr=0.1), epochs=2, batch_size=32),
+    binarized=Recipe(optimizer=Adam(lr=1e-3), epochs=2, batch_size=32),
+)
+'''
+
+ARCHITECTURE = '''\
+"""Three convolutions."""
+
+from torch import nn
+
+from bibench.models.base import Architecture
+
+
+def build(input_shape, outputs):
+    channels = input_shape[0]
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, outputs),
+    )
+
+
+tiny = Architecture(name="tiny", title="Tiny", family="cnns", modality="image", build=build, source="bibench-example")
+'''
+
+TRACK = '''\
+"""How many runs have finished."""
+
+from bibench.tracks.base import Track
+
+
+def score(results):
+    return []
+
+
+flips = Track(name="flips", title="Flips", description="Nothing yet.", score=score)
+'''
+
+
+def plugin_package(folder: Path) -> Path:
+    """Write the package's source below ``folder`` and install it; returns the folder to put on ``PYTHONPATH``.
+
+    It is built by pip with setuptools where that is installed. Elsewhere, since tests don't download, the wheel's
+    content is written by hand: modules and a ``.dist-info`` folder with the entry points are what an installed
+    package is.
+    """
+    source, target = folder / "source", folder / "installed"
+    package = source / "bibench_example"
+    package.mkdir(parents=True)
+    (source / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
+    modules = {"__init__": "", "algorithm": ALGORITHM, "task": TASK, "architecture": ARCHITECTURE, "track": TRACK}
+    for name, text in modules.items():
+        (package / f"{name}.py").write_text(text, encoding="utf-8")
+    if _can_build():
+        command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+        subprocess.run([*command, "--target", str(target), str(source)], check=True)
+        return target
+    (target / package.name).mkdir(parents=True)
+    for name, text in modules.items():
+        (target / package.name / f"{name}.py").write_text(text, encoding="utf-8")
+    info = target / "bibench_example-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bibench-example\nVersion: 1.2\n", encoding="utf-8")
+    lines = [line.replace('[project.entry-points."', "[").replace('"]', "]") for line in PYPROJECT.splitlines()]
+    points = "\n".join(lines[lines.index("[bibench.algorithms]") :]).replace('"', "")
+    (info / "entry_points.txt").write_text(points, encoding="utf-8")
+    return target
+
+
+def _can_build() -> bool:
+    probe = "import pip, setuptools, sys; sys.exit(int(setuptools.__version__.split('.')[0]) < 71)"
+    return subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False).returncode == 0

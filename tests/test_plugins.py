@@ -1,0 +1,91 @@
+"""What somebody else's package provides is there by its name, without any change to this one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plugin_package import ALGORITHM, plugin_package
+
+PROBE = """
+import json
+import torch
+import bibench
+from bibench import registry
+
+found = {kind: [name for name in registry.names(kind) if registry.origin(kind, name) == "bibench-example"]
+         for kind in registry.KINDS}
+architecture = registry.get("architectures", "tiny")
+task = registry.get("tasks", "stripes")
+data = task.load(None, False)
+batch = next(data.train.batches(8, device=torch.device("cpu"), seed=0))
+model = bibench.binarize(architecture.build(task.input_shape, data.outputs), "mine", example=task.example())
+task.loss(model, batch).backward()
+figures = task.evaluate(model.eval(), data.test.batches(16, device=torch.device("cpu"))).figures
+plain = bibench.nn.resolve("mine", learned=False)
+try:
+    registry.get("algorithms", "mime")
+except registry.UnknownName as error:
+    message = str(error)
+print(json.dumps({
+    "found": found,
+    "binarized": bibench.summary(model).binarized,
+    "gradient": model[3].weight.grad.abs().sum().item() > 0,
+    "scale": type(model[3].scale).__name__,
+    "without": plain.scale(None) is None,
+    "figures": list(figures),
+    "track": registry.get("tracks", "flips").title,
+    "message": message,
+}))
+"""
+
+
+def run(program: str, *folders: Path) -> str:
+    """Run a program in a Python that finds packages in these folders first."""
+    path = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_package_with_one_of_each(tmp_path):
+    folder = plugin_package(tmp_path)
+    result = json.loads(run(PROBE, folder))
+    assert result == {
+        "found": {"algorithms": ["mine"], "architectures": ["tiny"], "tasks": ["stripes"], "tracks": ["flips"]},
+        "binarized": ["3"],
+        "gradient": True,
+        "scale": "LearnedScale",
+        "without": True,
+        "figures": ["accuracy"],
+        "track": "Flips",
+        "message": result["message"],
+    }
+    assert "unknown algorithm 'mime'; did you mean 'mine'?" in result["message"]
+
+
+def test_the_algorithm_is_short():
+    assert len(ALGORITHM.splitlines()) <= 30
+
+
+BROKEN = """
+import bibench
+from bibench import registry
+print(registry.names("algorithms")[-1])
+print(bibench.nn.resolve("bnn").name)
+"""
+
+
+@pytest.mark.slow
+def test_a_broken_package_breaks_nothing_else(tmp_path):
+    """Names are listed and built-in ones work although another package's module can't be imported."""
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[bibench.algorithms]\nzz = nowhere:zz\nbnn = nowhere:bnn\n")
+    assert run(BROKEN, tmp_path).split() == ["zz", "bnn"]
