@@ -263,7 +263,7 @@ def test_epochs_may_be_text_or_empty_as_a_csv_has_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.04, "0.0 s"), (59.4, "59.4 s"), (60, "1 min 0 s"), (7325, "2 h 2 min")]
+    ("seconds", "text"), [(0.04, "0.0 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (7325, "2 h 02 min")]
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

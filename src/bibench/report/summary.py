@@ -208,8 +208,10 @@ def duration(seconds: float) -> str:
     """A length of time for people.
 
     >>> duration(4.2), duration(75), duration(7500)
-    ('4 s', '1 min 15 s', '2 h 05 min')
+    ('4.2 s', '1 min 15 s', '2 h 05 min')
     """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

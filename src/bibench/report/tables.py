@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
@@ -43,8 +44,17 @@ def print_tables(
     >>> print_tables(Results(plan=[], records=[]), [], [])
     """
     console = console or Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(file=console.file, width=_PLAIN_WIDTH, color_system=None, highlight=False)
+    if console.is_terminal:
+        _print_all(results, scores, found, console)
+        return
+    plain = Console(file=io.StringIO(), width=_PLAIN_WIDTH, color_system=None, highlight=False)
+    with plain.capture() as text:
+        _print_all(results, scores, found, plain)
+    for line in text.get().splitlines():
+        console.file.write(line.rstrip() + "\n")
+
+
+def _print_all(results: Results, scores: Sequence[Score], found: Sequence[Comparison], console: Console) -> None:
     for table in task_tables(results, found):
         _print(console, table.title, table.algorithms, _task_columns(table))
         for line in _task_legend(table):
