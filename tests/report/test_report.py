@@ -230,7 +230,7 @@ def test_the_report_is_replaced_at_once_or_not_at_all(tmp_path: Path, monkeypatc
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.replace", full_disk)
+    monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
         page(tmp_path, made(seeds=[0]))
     assert (tmp_path / "report.html").read_bytes() == before
