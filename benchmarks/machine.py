@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+
 from bibench.bench.worker import Settings, environment
 
 

@@ -11,10 +11,11 @@ import statistics
 import time
 
 import torch
-from bibench import binarize, registry
-from bibench.nn import penalty
 from machine import machine
 from torch import nn
+
+from bibench import binarize, registry
+from bibench.nn import penalty
 
 
 class Steps:

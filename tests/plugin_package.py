@@ -26,7 +26,7 @@ stripes = "bibench_example.task:stripes"
 tiny = "bibench_example.architecture:tiny"
 
 [project.entry-points."bibench.tracks"]
-flips = "bibench_example.track:flips"
+balance = "bibench_example.track:balance"
 """
 
 ALGORITHM = '''\
@@ -137,16 +137,32 @@ tiny = Architecture(name="tiny", title="Tiny", family="cnns", modality="image", 
 '''
 
 TRACK = '''\
-"""How many runs have finished."""
+"""How balanced the binarized weights are: the share that is +1, in percent."""
 
+from bibench.nn import weight_signs
+from bibench.records import Figure, Score
 from bibench.tracks.base import Track
 
 
+def measure(run):
+    signs = [signs.float().mean() for signs in weight_signs(run.model).values()]
+    if not signs:
+        return []
+    return [Figure(name="positive", value=100 * float(sum(signs)) / len(signs), unit="percent")]
+
+
 def score(results):
-    return []
+    values = {}
+    for record in results.records:
+        if (figure := record.figure("positive")) is not None:
+            values.setdefault(record.run.algorithm, []).append(figure.value)
+    return [
+        Score(track="balance", metric="positive", algorithm=name, value=sum(own) / len(own), seeds=len(own))
+        for name, own in values.items()
+    ]
 
 
-flips = Track(name="flips", title="Flips", description="Nothing yet.", score=score)
+balance = Track(name="balance", title="Balance", description="Share of +1.", score=score, measure=measure)
 '''
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from plugin_package import ALGORITHM, plugin_package
+from small_runs import bibench
 
 PROBE = """
 import json
@@ -37,7 +38,7 @@ print(json.dumps({
     "scale": type(model[3].scale).__name__,
     "without": plain.scale(None) is None,
     "figures": list(figures),
-    "track": registry.get("tracks", "flips").title,
+    "track": registry.get("tracks", "balance").title,
     "message": message,
 }))
 """
@@ -57,13 +58,13 @@ def test_a_package_with_one_of_each(tmp_path):
     folder = plugin_package(tmp_path)
     result = json.loads(run(PROBE, folder))
     assert result == {
-        "found": {"algorithms": ["mine"], "architectures": ["tiny"], "tasks": ["stripes"], "tracks": ["flips"]},
+        "found": {"algorithms": ["mine"], "architectures": ["tiny"], "tasks": ["stripes"], "tracks": ["balance"]},
         "binarized": ["3"],
         "gradient": True,
         "scale": "LearnedScale",
         "without": True,
         "figures": ["accuracy"],
-        "track": "Flips",
+        "track": "Balance",
         "message": result["message"],
     }
     assert "unknown algorithm 'mime'; did you mean 'mine'?" in result["message"]
@@ -89,3 +90,25 @@ def test_a_broken_package_breaks_nothing_else(tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[bibench.algorithms]\nzz = nowhere:zz\nbnn = nowhere:bnn\n")
     assert run(BROKEN, tmp_path).split() == ["zz", "bnn"]
+
+
+def test_a_suite_of_ones_own_objects_is_run_and_scored(tmp_path):
+    installed = plugin_package(tmp_path / "package")
+    suite = tmp_path / "own.yaml"
+    suite.write_text(
+        "name: own\ntasks: [{task: stripes, architectures: [tiny, digits_cnn]}]\nalgorithms: [bnn]\n"
+        "tracks: [learning_task, balance]\n"
+    )
+    out = tmp_path / "out"
+    path = {"PYTHONPATH": str(installed)}
+    run = bibench("run", suite, "--out", out, "--algorithm", "mine", "--jobs", 1, **path)
+    assert run.returncode == 0, run.stderr
+    scores = json.loads(bibench("score", out, "--json", **path).stdout)
+    own = {(row["metric"], row["algorithm"]): row["value"] for row in scores if row["track"] == "balance"}
+    assert set(own) == {("positive", "bnn"), ("positive", "mine")}
+    assert all(0 < value < 100 for value in own.values())
+    assert {row["algorithm"]: row["status"] for row in scores if row["metric"] == "stripes"} == {
+        "bnn": "ok",
+        "mine": "ok",
+    }
+    assert "Balance" in (out / "report.html").read_text()

@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-import bibench
 import torch
+
+import bibench
 from bibench import registry
 from bibench.algorithms import composition
 from bibench.nn import resolve

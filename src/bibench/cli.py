@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import signal
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,10 +23,11 @@ from bibench.bench.plan import PlanError, make_plan, parse_only
 from bibench.bench.store import Store, StoreError
 from bibench.bench.suite import AlgorithmEntry, Suite, SuiteError, TaskEntry, load_suite, shipped_suites
 from bibench.bench.worker import Outcome, Settings
-from bibench.display import Display, duration
+from bibench.display import Display
 from bibench.nn import resolve
-from bibench.records import RecordError
+from bibench.records import Record, RecordError
 from bibench.report import Meta, print_tables, write_report
+from bibench.report.summary import duration
 from bibench.tasks.base import DataError
 from bibench.tracks.comparisons import comparisons
 from bibench.training import CheckpointError
@@ -64,6 +65,12 @@ CheckpointOption = Annotated[
 LayersOption = Annotated[
     bool, typer.Option("--layer-statistics", help="Record flip rate, sign balance and dead weights by layer and epoch.")
 ]
+CheckpointSecondsOption = Annotated[
+    float, typer.Option("--checkpoint-seconds", min=0, help="A run is saved after an epoch if this long has passed.")
+]
+DevicesOption = Annotated[
+    int, typer.Option("--devices", min=1, help="GPUs of each run, or processes on a CPU; they share each batch.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -77,7 +84,9 @@ def _clear_errors() -> Iterator[None]:
         raise typer.Exit(WRONG_INPUT) from error
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        _err.print(f"error: {error.strerror or error}{where}", style="red", markup=False, soft_wrap=True)
+        advice = "; free some space and run the same command again: nothing finished is lost"
+        full = advice if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        _err.print(f"error: {error.strerror or error}{where}{full}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(SOME_FAILED) from error
     except KeyboardInterrupt as error:
         _err.print("stopped; what is finished is kept: run the same command again to continue", style="yellow")
@@ -127,10 +136,16 @@ def run(
         list[str] | None,
         typer.Option("--only", help="KEY=VALUE: task, architecture, algorithm or seed; can be given several times."),
     ] = None,
+    algorithm: Annotated[
+        list[str] | None,
+        typer.Option("--algorithm", help="One more algorithm, beside the suite's; can be given several times."),
+    ] = None,
     checkpoint: CheckpointOption = None,
     allow_subset: SubsetOption = False,
     threads: ThreadsOption = 1,
+    devices: DevicesOption = 1,
     layer_statistics: LayersOption = False,
+    checkpoint_seconds: CheckpointSecondsOption = 10.0,
 ) -> None:
     """Run a suite, or go on with it; then print its scores and write report.html."""
     with _clear_errors():
@@ -138,6 +153,7 @@ def run(
         chosen = _seeds(seeds)
         if chosen is not None:
             loaded = loaded.model_copy(update={"seeds": chosen})
+        loaded = _with_algorithms(loaded, algorithm or [])
         settings = Settings(
             out=out or Path("results") / loaded.name,
             data=data,
@@ -146,8 +162,19 @@ def run(
             threads=threads,
             checkpoint=checkpoint,
             layers=layer_statistics,
+            checkpoint_seconds=checkpoint_seconds,
         )
-        _run(loaded, settings, jobs, epochs, only or [])
+        _run(loaded, settings, jobs=jobs, epochs=epochs, only=only or [], devices=devices)
+
+
+def _with_algorithms(suite: Suite, names: Sequence[str]) -> Suite:
+    """The suite with more algorithms, by their registry names."""
+    present = {entry.title for entry in suite.algorithms}
+    added = tuple(AlgorithmEntry(name=name) for name in dict.fromkeys(names) if name not in present)
+    for entry in added:
+        resolve(entry.name)
+    others = tuple(entry for entry in suite.on_request if entry.title not in names)
+    return suite.model_copy(update={"algorithms": suite.algorithms + added, "on_request": others})
 
 
 @app.command()
@@ -168,14 +195,20 @@ def train(
     checkpoint: CheckpointOption = None,
     allow_subset: SubsetOption = False,
     threads: ThreadsOption = 1,
+    devices: DevicesOption = 1,
     layer_statistics: LayersOption = False,
+    checkpoint_seconds: CheckpointSecondsOption = 10.0,
 ) -> None:
     """Train one network; a binarized one after the full-precision one that it starts from."""
     with _clear_errors():
         if method not in ("fine_tune", "from_scratch"):
             raise PlanError(f"--method {method}: expected fine_tune or from_scratch")
-        registry.get("tasks", task)
-        registry.get("architectures", arch)
+        found, network = registry.get("tasks", task), registry.get("architectures", arch)
+        if network.modality != found.modality:
+            raise PlanError(
+                f"--arch {arch} takes {network.modality} inputs, task '{task}' has {found.modality} inputs "
+                f"(its architectures: {', '.join(found.architectures)})"
+            )
         if algorithm != "fp32":
             resolve(algorithm)
         name = f"{task}-{arch}-{algorithm}"
@@ -194,53 +227,70 @@ def train(
             threads=threads,
             checkpoint=checkpoint,
             layers=layer_statistics,
+            checkpoint_seconds=checkpoint_seconds,
         )
-        _run(suite, settings, 1, epochs, [])
+        _run(suite, settings, jobs=1, epochs=epochs, only=[], devices=devices)
 
 
-def _run(suite: Suite, settings: Settings, jobs: int | None, epochs: int | None, only: Sequence[str]) -> None:
+def _run(
+    suite: Suite, settings: Settings, *, jobs: int | None, epochs: int | None, only: Sequence[str], devices: int
+) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     start = time.monotonic()
     display: Display | None = None
-    outcomes: list[Outcome] = []
 
     def listener(todo: list[Any]) -> Display:
         nonlocal display
         display = Display(todo, _out)
         if todo:
-            _out.print(
-                f"{suite.name}: {len(todo)} runs to do on {settings.device}, results in {settings.out}",
-                markup=False,
-                soft_wrap=True,
-            )
+            _say(f"{suite.name}: {_runs(len(todo))} to do on {settings.device}, results in {settings.out}")
         return display.__enter__()
 
     try:
-        outcomes = run_suite(
+        runs, outcomes = run_suite(
             suite,
             settings,
             jobs=jobs or default_jobs(settings.device),
             listener=listener,
             epochs=epochs,
             only=parse_only(only),
+            devices=devices,
         )
     finally:
         if display is not None:
             display.__exit__()
     store = Store.open(settings.out)
     path = _report(store)
-    bad = [outcome for outcome in outcomes if outcome.status != "ok"]
-    results = store.results()
-    failed = [record for record in results.records if record.status == "failed"]
-    _out.print(
-        f"{len(outcomes)} runs in {duration(time.monotonic() - start)}"
-        + (f", {len(bad)} not ok" if bad else "")
-        + f"; report: {path}",
-        markup=False,
-        soft_wrap=True,
-    )
-    if bad or failed:
+    records = {run.id: store.record(run.id) for run in runs}
+    _say(f"{_summary(records, outcomes, time.monotonic() - start)}; report: {path}")
+    if any(record is None or record.status != "ok" for record in records.values()):
         raise typer.Exit(SOME_FAILED)
+
+
+def _summary(records: Mapping[str, Record | None], outcomes: Sequence[Outcome], seconds: float) -> str:
+    """What became of the runs that were asked for, in one sentence."""
+    attempted = {outcome.run.id for outcome in outcomes}
+    before = [record for run_id, record in records.items() if run_id not in attempted and record is not None]
+    failed = sum(record.status == "failed" for record in before)
+    earlier = f"{len(before)} finished before" + (f" ({failed} of them failed)" if failed else "")
+    if len(before) == len(records):
+        return f"nothing to do: {_runs(len(records))} asked for, {earlier}"
+    bad = sum(outcome.status != "ok" for outcome in outcomes)
+    left = len(records) - len(before) - len(outcomes)
+    return (
+        f"{_runs(len(outcomes))} in {duration(seconds)}"
+        + (f", {bad} not ok" if bad else "")
+        + (f", {left} not started" if left else "")
+        + (f", {earlier}" if before else "")
+    )
+
+
+def _runs(count: int) -> str:
+    return f"{count} run" if count == 1 else f"{count} runs"
+
+
+def _say(text: str) -> None:
+    _out.print(text, markup=False, soft_wrap=True)
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -351,12 +401,9 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
     """Write report.html into a folder of results."""
     with _clear_errors():
         path = _report(Store.open(folder), show=False)
-    _out.print(str(path), markup=False, soft_wrap=True)
+    _say(str(path))
 
 
 def main() -> None:
     """The command ``bibench``."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    app()

@@ -67,6 +67,7 @@ def test_the_identity_of_a_configuration_stays_as_it_is() -> None:
         {"task_version": 2},
         {"shortcuts": True},
         {"padding_value": 1},
+        {"devices": 2},
         {"recipe": Recipe(optimizer=SGD(lr=0.2), epochs=2, batch_size=8)},
         {"recipe": Recipe(optimizer=Adam(lr=0.1), epochs=2, batch_size=8)},
         {"recipe": Recipe(optimizer=SGD(lr=0.1), epochs=3, batch_size=8)},
@@ -81,7 +82,7 @@ def test_whatever_decides_the_result_is_in_the_identity(changes: dict[str, Any])
 def test_every_field_is_either_decisive_or_descriptive() -> None:
     decisive = {
         "task", "architecture", "algorithm", "operator", "options", "method", "seed", "recipe", "parent",
-        "checkpoint", "task_version", "shortcuts", "padding_value",
+        "checkpoint", "task_version", "shortcuts", "padding_value", "devices",
     }  # fmt: skip
     # a new field belongs in the test above too, or it is left out of the identity like these two
     assert set(RunConfig.model_fields) - decisive == {"family", "metric"}

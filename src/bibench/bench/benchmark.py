@@ -16,10 +16,12 @@ from bibench.bench.plan import PlanError, Selection, make_plan
 from bibench.bench.store import Store, StoreError
 from bibench.bench.suite import Suite
 from bibench.bench.worker import Outcome, Settings, load_data
+from bibench.models.base import Architecture
 from bibench.records import Results, RunConfig, Score
+from bibench.tasks.base import Task
 from bibench.tracks import score as score_tracks
 from bibench.tracks.base import Track
-from bibench.training.checkpoint import CheckpointError, file_sha256
+from bibench.training.checkpoint import CheckpointError, file_sha256, load_weights
 
 __all__ = ["choose_device", "default_jobs", "prepare", "run_suite", "score_store"]
 
@@ -47,7 +49,12 @@ def default_jobs(device: str) -> int:
 
 
 def prepare(
-    suite: Suite, settings: Settings, *, epochs: int | None = None, only: Selection | None = None
+    suite: Suite,
+    settings: Settings,
+    *,
+    epochs: int | None = None,
+    only: Selection | None = None,
+    devices: int = 1,
 ) -> list[RunConfig]:
     """Plan a suite's runs and claim the store for it, after everything that can be checked beforehand is right.
 
@@ -59,7 +66,7 @@ def prepare(
         if not settings.checkpoint.is_file():
             raise CheckpointError(f"--checkpoint {settings.checkpoint}: no such file")
         checkpoint = file_sha256(settings.checkpoint)
-    runs = make_plan(suite, epochs=epochs, only=only, checkpoint=checkpoint)
+    runs = make_plan(suite, epochs=epochs, only=only, checkpoint=checkpoint, devices=devices)
     networks = sorted({(run.task, run.architecture) for run in runs})
     if checkpoint and len(networks) > 1:
         listed = ", ".join(f"{task} {architecture}" for task, architecture in networks)
@@ -69,15 +76,25 @@ def prepare(
     store = Store(settings.out)
     unfinished = [run for run in runs if store.record(run.id) is None]
     tasks = dict.fromkeys(run.task for run in unfinished)
-    data = {name: load_data(name, settings.data, settings.allow_subset).fingerprint for name in tasks}
-    store.claim(_description(suite, epochs, checkpoint), runs, data)
+    data = {}
+    for name in tasks:
+        loaded = load_data(name, settings.data, settings.allow_subset)
+        data[name] = loaded.fingerprint
+        if settings.checkpoint is not None:
+            architecture: Architecture = registry.get("architectures", unfinished[0].architecture)
+            task: Task = registry.get("tasks", name)
+            load_weights(settings.checkpoint, architecture.build(task.input_shape, loaded.outputs))
+    store.claim(_description(suite, epochs, checkpoint, devices), runs, data)
     return runs
 
 
-def _description(suite: Suite, epochs: int | None, checkpoint: str | None) -> dict[str, Any]:
-    """What must stay the same in one store. More seeds, or another part of the suite, may follow later."""
-    content: dict[str, Any] = json.loads(suite.model_dump_json(exclude={"seeds", "tracks", "layer_statistics"}))
-    return content | {"epochs": epochs, "checkpoint": checkpoint}
+_MAY_CHANGE = {"algorithms", "on_request", "seeds", "tracks", "layer_statistics"}
+
+
+def _description(suite: Suite, epochs: int | None, checkpoint: str | None, devices: int) -> dict[str, Any]:
+    """What must stay the same in one store. More algorithms, seeds or other parts of the suite may follow later."""
+    content: dict[str, Any] = json.loads(suite.model_dump_json(exclude=_MAY_CHANGE))
+    return content | {"epochs": epochs, "checkpoint": checkpoint, "devices": devices}
 
 
 def run_suite(
@@ -88,13 +105,22 @@ def run_suite(
     listener: Callable[[list[RunConfig]], Listener],
     epochs: int | None = None,
     only: Selection | None = None,
-) -> list[Outcome]:
-    """Run what of a suite isn't finished yet; see `prepare` and `run_plan`."""
+    devices: int = 1,
+) -> tuple[list[RunConfig], list[Outcome]]:
+    """Run what of a suite isn't finished yet; see `prepare` and `run_plan`.
+
+    Args:
+        listener: is called with the runs to do and returns who is told of them.
+
+    Returns:
+        The runs that were asked for, and the outcomes of those that were attempted.
+    """
     settings = dataclasses.replace(settings, tracks=suite.tracks, layers=suite.layer_statistics or settings.layers)
-    runs = prepare(suite, settings, epochs=epochs, only=only)
     store = Store(settings.out)
-    todo = [run for run in runs if store.record(run.id) is None]
-    return run_plan(runs, settings, jobs=jobs, listener=listener(todo))
+    with store.locked():
+        runs = prepare(suite, settings, epochs=epochs, only=only, devices=devices)
+        todo = [run for run in runs if store.record(run.id) is None]
+        return runs, run_plan(runs, settings, jobs=jobs, listener=listener(todo))
 
 
 def score_store(store: Store, tracks: Sequence[str] | None = None) -> tuple[Results, list[Score], list[Track]]:

@@ -8,9 +8,10 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -91,12 +92,10 @@ class _Plan:
 
     def drop_orphans(self, listener: Listener) -> None:
         """End the runs whose full-precision weights will not come."""
-        for run in [run for run in self.waiting if run.parent in self.lost]:
+        while (run := next((run for run in self.waiting if run.parent in self.lost), None)) is not None:
             self.waiting.remove(run)
             message = f"not run: its full-precision run {run.parent} did not succeed"
-            outcome = Outcome(run=run, status="error", message=message, seconds=0.0)
-            self.outcomes.append(outcome)
-            listener.finished(outcome)
+            self.end(Outcome(run=run, status="error", message=message, seconds=0.0), listener)
 
 
 class _Throttle:
@@ -123,10 +122,12 @@ def _start_worker(events: Any, parent: int) -> None:
     _events = events
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held since the start, see _interrupts_held
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(1)
+            time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -136,39 +137,75 @@ def _execute_in_worker(run: RunConfig, settings: Settings) -> Outcome:
     return execute(run, settings, _Throttle(lambda share: _events.put((run.id, share))))
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold back Ctrl-C; a process started meanwhile inherits that until it can ignore it, rather than die of it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _run_in_processes(plan: _Plan, settings: Settings, jobs: int, listener: Listener) -> None:
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
     if settings.device == "cuda":
         torch.cuda.init()  # fail here, once, rather than in every worker
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(events, os.getpid()))
+
+    def start() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(events, os.getpid()))
+
+    pool = start()
     running: dict[Future[Outcome], RunConfig] = {}
+    broken = False
     try:
         while True:
-            while len(running) < jobs and (run := plan.next()) is not None:
+            if broken and not running:
+                pool.shutdown()
+                pool, broken = start(), False
+            while not broken and len(running) < jobs and (run := plan.next()) is not None:
                 listener.started(run)
-                running[pool.submit(_execute_in_worker, run, settings)] = run
+                running[_submit(pool, run, settings)] = run
             if not running:
                 break
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             _drain(events, listener)
             for future in done:
-                run = running.pop(future)
-                plan.end(future.result(), listener)
+                outcome = _outcome(future, running.pop(future))
+                broken = broken or isinstance(future.exception(), BrokenProcessPool)
+                plan.end(outcome, listener)
         pool.shutdown()
-    except BrokenProcessPool:
-        for run in running.values():
-            message = (
-                "a worker process died (killed, or out of memory?); nothing finished is lost: run the same command "
-                "again, with a smaller --jobs if memory is short"
-            )
-            plan.outcomes.append(Outcome(run=run, status="error", message=message, seconds=0.0))
-            listener.finished(plan.outcomes[-1])
     except BaseException:
-        for process in list(pool._processes.values()):
+        for process in list((pool._processes or {}).values()):
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
         raise
+
+
+def _submit(pool: ProcessPoolExecutor, run: RunConfig, settings: Settings) -> Future[Outcome]:
+    try:
+        with _interrupts_held():
+            return pool.submit(_execute_in_worker, run, settings)
+    except BrokenProcessPool as error:
+        future: Future[Outcome] = Future()
+        future.set_exception(error)
+        return future
+
+
+def _outcome(future: Future[Outcome], run: RunConfig) -> Outcome:
+    """How a run ended; when one worker dies, the pool ends the others too."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        message = (
+            "a worker process died (killed, or out of memory?); run the same command again to continue this run, "
+            "with a smaller --jobs if memory is short"
+        )
+        return Outcome(run=run, status="error", message=message, seconds=0.0)
 
 
 def _drain(events: Any, listener: Listener) -> None:

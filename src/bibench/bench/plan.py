@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from bibench import registry
@@ -48,6 +49,7 @@ def make_plan(
     epochs: int | None = None,
     only: Selection | None = None,
     checkpoint: str | None = None,
+    devices: int = 1,
 ) -> list[RunConfig]:
     """The suite's runs, in the order in which they are started; a run's parent comes before it.
 
@@ -59,6 +61,7 @@ def make_plan(
         epochs: in place of every recipe's own number.
         only: the part of the suite to run.
         checkpoint: SHA-256 of the full-precision weights to start from, instead of training any.
+        devices: processes that share each batch of a run.
 
     Raises:
         PlanError: a selection that is not in the suite.
@@ -67,14 +70,13 @@ def make_plan(
     asked = set(only.get("architecture", ()))
     runs: list[RunConfig] = []
     algorithms = [*suite.algorithms, *(a for a in suite.on_request if a.title in only.get("algorithm", ()))]
+    block = partial(_block, suite, algorithms=algorithms, epochs=epochs, checkpoint=checkpoint, devices=devices)
     for seed in suite.seeds:
         for entry in suite.tasks:
             task: Task = registry.get("tasks", entry.task)
             names = [*(entry.architectures or task.architectures), *(n for n in entry.on_request if n in asked)]
             for name in names:
-                runs += _block(
-                    suite, entry, task, registry.get("architectures", name), seed, epochs, checkpoint, algorithms
-                )
+                runs += block(entry, task, registry.get("architectures", name), seed)
     _check_selection(suite, only, runs)
     wanted = {run.id for run in runs if _selected(run, only)}
     partners = {_partner(run) for run in runs if run.id in wanted}
@@ -87,18 +89,28 @@ def _block(
     task: Task,
     architecture: Architecture,
     seed: int,
+    *,
+    algorithms: Iterable[AlgorithmEntry],
     epochs: int | None,
     checkpoint: str | None,
-    algorithms: Iterable[AlgorithmEntry],
+    devices: int,
 ) -> list[RunConfig]:
+    """The full-precision run of one network and seed, and the binarized ones that belong to it."""
+
     def recipe(kind: Any) -> Recipe:
         chosen = recipe_for(entry, task, kind)
+        if chosen.batch_size % devices:
+            raise PlanError(
+                f"--devices {devices}: the batches of task '{task.name}' have {chosen.batch_size} samples, which "
+                f"{devices} devices can't share evenly"
+            )
         return chosen if epochs is None else dataclasses.replace(chosen, epochs=epochs)
 
     common: dict[str, Any] = {
         "task": task.name,
         "architecture": architecture.name,
         "seed": seed,
+        "devices": devices,
         "task_version": task.version,
         "family": architecture.family,
         "metric": task.metric.name,

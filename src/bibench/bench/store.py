@@ -2,13 +2,15 @@
 
 OUT/suite.json                     what this store is for
 OUT/plan.json                      the runs that were asked for so far
-OUT/data/TASK.json                 fingerprint of the data that runs saw
+OUT/data.json                      fingerprint of the data that runs saw, by task
 OUT/runs/ID/record.json            the result; its existence means that the run is finished
 OUT/runs/ID/epochs.csv             figures of every epoch
 OUT/runs/ID/layers.csv             statistics of every layer and epoch, on request
 OUT/runs/ID/model.safetensors      final weights
 OUT/runs/ID/predictions.safetensors  score of every test sample
 OUT/runs/ID/checkpoint*            while the run isn't finished
+OUT/runs/ID/error.log              traceback of an unexpected error, until the run is finished
+OUT/.lock                          while a process runs into the store
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from bibench.files import atomic_write, write_json, write_text
 from bibench.records import Record, Results, RunConfig, read_record
@@ -61,11 +65,45 @@ class Store:
             )
         return cls(root)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process from running into the store; the folder is made if it isn't there.
+
+        The system lets go of the lock when the process ends, however it ends. Where a system or a network file system
+        has no locks, there is no protection.
+
+        Raises:
+            StoreError: not a folder, or another process has it.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StoreError(f"{self.root} is not a folder; choose another --out") from error
+        path = self.root / ".lock"
+        with path.open("a") as file:
+            if sys.platform != "win32":
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise StoreError(
+                        f"{self.root} is in use: another bibench process runs into it; wait for it or stop it, or "
+                        "choose another --out"
+                    ) from error
+                except OSError:
+                    pass
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink()
+
     def claim(self, suite: Mapping[str, Any], runs: Sequence[RunConfig], data: Mapping[str, str]) -> None:
         """Make the folder this suite's, and remember which runs were asked for and on which data.
 
         Args:
-            suite: name and settings, which must be the same whenever the store is used.
+            suite: name and settings, which must be the same whenever the store is used, save the description.
             runs: what is asked for this time; added to what was.
             data: fingerprint of the data by task.
 
@@ -75,7 +113,8 @@ class Store:
         path = self.root / "suite.json"
         if path.is_file():
             found = self.suite()
-            differing = sorted(key for key in {*found, *suite} if found.get(key) != suite.get(key))
+            keys = {*found, *suite} - {"description"}
+            differing = sorted(key for key in keys if found.get(key) != suite.get(key))
             if differing:
                 what = ", ".join(
                     f"{key} was {_short(found.get(key))}, is {_short(suite.get(key))}" for key in differing
@@ -86,14 +125,15 @@ class Store:
                 )
             for task, fingerprint in data.items():
                 self.check_data(task, fingerprint)
-        elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        elif self.root.exists() and any(entry.name != ".lock" for entry in self.root.iterdir()):
             raise StoreError(
                 f"{self.root} is not an empty folder and holds no results of bibench; choose another --out"
             )
-        write_json(path, dict(suite))
-        write_json(self.root / "data.json", self._data() | dict(data))
         known = {run.id: run for run in self.plan()}
         known |= {run.id: run for run in runs}
+        _refuse_namesakes(self.root, known.values())
+        write_json(path, dict(suite))
+        write_json(self.root / "data.json", self._data() | dict(data))
         write_json(self.root / "plan.json", _PLAN.dump_python(list(known.values()), mode="json"))
 
     def suite(self) -> dict[str, Any]:
@@ -123,7 +163,12 @@ class Store:
     def record(self, run_id: str) -> Record | None:
         """The record of a run, or None while it isn't finished."""
         path = self.folder(run_id) / "record.json"
-        return read_record(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        record = read_record(path)
+        if not record.id == record.run.id == run_id:
+            raise StoreError(f"{path} is the record of run {record.id}; delete it and run the suite again")
+        return record
 
     def records(self) -> list[Record]:
         """All records, by name of the run."""
@@ -144,8 +189,11 @@ class Store:
     def write_predictions(self, run_id: str, per_sample: npt.NDArray[np.float32]) -> None:
         """Keep the score of every test sample."""
         content = {"score": np.ascontiguousarray(per_sample, dtype=np.float32)}
-        path = self.folder(run_id) / "predictions.safetensors"
-        atomic_write(path, lambda temporary: save_file(content, temporary))
+
+        def write(temporary: Path) -> None:
+            temporary.write_bytes(save(content))
+
+        atomic_write(self.folder(run_id) / "predictions.safetensors", write)
 
     def predictions(self, run_id: str) -> npt.NDArray[np.float32] | None:
         """The score of every test sample, float32 of shape (samples,), or None if it wasn't kept."""
@@ -199,6 +247,18 @@ class Store:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: can't be read ({error})") from error
+
+
+def _refuse_namesakes(root: Path, runs: Iterable[RunConfig]) -> None:
+    """Refuse two configurations that a score could not tell apart."""
+    seen: dict[tuple[str, str, str, int], RunConfig] = {}
+    for run in runs:
+        other = seen.setdefault((run.task, run.architecture, run.algorithm, run.seed), run)
+        if other.id != run.id:
+            raise StoreError(
+                f"{root} already has '{run.algorithm}' with other settings ({other.id}, now {run.id}); "
+                "give the new one a label of its own, or choose another --out"
+            )
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from bibench import registry
 from bibench.nn import resolve
-from bibench.recipes import Recipe
+from bibench.recipes import SGD, Adam, Cosine, Recipe, Step
 from bibench.tasks.base import Task
 
 __all__ = ["AlgorithmEntry", "Suite", "SuiteError", "TaskEntry", "load_suite", "recipe_for", "shipped_suites"]
@@ -154,7 +154,9 @@ def parse_suite(text: str, where: str) -> Suite:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise SuiteError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+        raise SuiteError(
+            f"{where}{line}: not valid YAML: {' '.join(str(getattr(error, 'problem', None) or error).split())}"
+        ) from error
     if not isinstance(content, dict) or root is None:
         raise SuiteError(f"{where}: expected a mapping with the keys name, tasks and algorithms")
     _refuse_duplicates(root, where)
@@ -175,6 +177,7 @@ def _check_names(suite: Suite, root: yaml.Node, where: str) -> None:
         except ValueError as error:
             raise SuiteError(f"{where}, line {_line(root, loc)}: {error}") from error
 
+    networks: set[tuple[str, str]] = set()
     for i, entry in enumerate(suite.tasks):
         task: Task = at(("tasks", i, "task"), lambda entry=entry: registry.get("tasks", entry.task))  # type: ignore[misc]
         for key in ("architectures", "on_request"):
@@ -185,6 +188,13 @@ def _check_names(suite: Suite, root: yaml.Node, where: str) -> None:
                         f"{where}, line {_line(root, ('tasks', i, key, j))}: architecture '{name}' takes "
                         f"{architecture.modality} inputs, task '{task.name}' has {task.modality} inputs"
                     )
+        for name in (*(entry.architectures or task.architectures), *entry.on_request):
+            if (entry.task, name) in networks:
+                raise SuiteError(
+                    f"{where}, line {_line(root, ('tasks', i))}: task '{entry.task}' with architecture '{name}' is "
+                    "already given; its scores could not be told apart"
+                )
+            networks.add((entry.task, name))
         for kind in ("full_precision", "binarized"):
             at(("tasks", i, kind), lambda entry=entry, task=task, kind=kind: recipe_for(entry, task, kind))  # type: ignore[misc]
     labels: set[str] = set()
@@ -209,21 +219,18 @@ def _explain(
     loc = (*prefix, *first["loc"])
     key = ".".join(str(part) for part in loc)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        near = registry.did_you_mean(str(loc[-1]), _known_keys(model, first["loc"]))
+        near = registry.did_you_mean(str(loc[-1]), _known_keys(model))
         return f"{where}, line {_line(root, loc)}: unknown key '{key}'{near}"
     if first["type"] == "missing":
         return f"{where}, line {_line(root, loc)}: '{key}' is missing"
     return f"{where}, line {_line(root, loc)}: '{key}' is {first['input']!r}: {first['msg']}"
 
 
-def _known_keys(model: type[Any], loc: Sequence[str | int]) -> Iterable[str]:
-    """Keys of every model that a suite is made of, nearest first: enough for a suggestion."""
-    owners = [model, Suite, TaskEntry, AlgorithmEntry]
-    if len(loc) > 1:
-        owners.reverse()
-    for owner in owners:
-        fields = getattr(owner, "model_fields", None) or getattr(owner, "__dataclass_fields__", {})
-        yield from fields
+def _known_keys(model: type[Any]) -> Iterable[str]:
+    """Keys of everything that a suite, or a recipe in it, is made of: enough for a suggestion."""
+    parts = (Recipe, SGD, Adam, Step, Cosine) if model is Recipe else (Suite, TaskEntry, AlgorithmEntry)
+    for part in parts:
+        yield from getattr(part, "model_fields", None) or getattr(part, "__dataclass_fields__", {})
 
 
 def _child(node: yaml.Node, part: str | int) -> tuple[yaml.Node, int] | None:
@@ -246,7 +253,11 @@ def _line(root: yaml.Node, loc: Iterable[str | int]) -> int:
     return line
 
 
-def _refuse_duplicates(node: yaml.Node, where: str) -> None:
+def _refuse_duplicates(node: yaml.Node, where: str, visited: set[yaml.Node] | None = None) -> None:
+    visited = set() if visited is None else visited
+    if node in visited:  # an alias, which can even be its own part
+        return
+    visited.add(node)
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
@@ -254,7 +265,7 @@ def _refuse_duplicates(node: yaml.Node, where: str) -> None:
             if key.value in seen:
                 raise SuiteError(f"{where}, line {line}: '{key.value}' is already given in line {seen[key.value]}")
             seen[key.value] = line
-            _refuse_duplicates(value, where)
+            _refuse_duplicates(value, where, visited)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _refuse_duplicates(value, where)
+            _refuse_duplicates(value, where, visited)

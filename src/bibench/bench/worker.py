@@ -20,14 +20,19 @@ import torch
 
 import bibench
 from bibench import registry
-from bibench.bench.store import Store
-from bibench.records import Environment, Figure, Record, RunConfig
-from bibench.tasks.base import Data, Evaluation, Task
+from bibench.bench.store import Store, StoreError
+from bibench.files import write_text
+from bibench.nn import BinarizeError
+from bibench.records import Environment, Figure, Record, RecordError, RunConfig
+from bibench.tasks.base import Data, DataError, Evaluation, Task
 from bibench.tracks.base import FinishedRun, Track
 from bibench.training import Diverged, build_model, save_weights, train
-from bibench.training.checkpoint import State, remove_state
+from bibench.training.checkpoint import CheckpointError, State, remove_state
 
 __all__ = ["Outcome", "Settings", "execute", "load_data"]
+
+_EXPLAINED = (BinarizeError, CheckpointError, DataError, RecordError, StoreError, registry.UnknownName)
+"""Errors whose message is written for users; of any other, the traceback is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +104,7 @@ def execute(
         message = f"{error.strerror or error}: {error.filename or settings.out}{advice}"
         return Outcome(run=config, status="error", message=message, seconds=time.perf_counter() - start, fatal=fatal)
     except Exception as error:
-        message = str(error) if isinstance(error, ValueError) else _unexpected(config, store, error)
+        message = str(error) if isinstance(error, _EXPLAINED) else _unexpected(config, store, error)
         return Outcome(run=config, status="error", message=message, seconds=time.perf_counter() - start)
     figure = record.figure(config.metric)
     message = record.reason or (f"{figure.value:.2f} {figure.unit}" if figure else "")
@@ -109,10 +114,12 @@ def execute(
 def _unexpected(config: RunConfig, store: Store, error: Exception) -> str:
     """Keep the traceback of an error that has no message for users, and name the file."""
     path = store.folder(config.id) / "error.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first} (traceback in {path})"
+    first = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    try:
+        write_text(path, "".join(traceback.format_exception(error)))
+    except OSError as second:
+        return f"{first} (its traceback could not be written: {second})"
+    return f"{first} (traceback in {path})"
 
 
 def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Callable[[float], None]) -> Record:
@@ -145,6 +152,7 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
         )
         store.commit(record)
         remove_state(folder)
+        (folder / "error.log").unlink(missing_ok=True)  # of an earlier attempt
         return record
 
     try:
@@ -155,6 +163,7 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
             data=data,
             folder=folder,
             device=settings.device,
+            threads=settings.threads,
             checkpoint_seconds=settings.checkpoint_seconds,
             layers=settings.layers,
             on_progress=on_progress,

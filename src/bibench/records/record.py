@@ -26,6 +26,9 @@ SCHEMA_VERSION = 1
 
 Method = Literal["full_precision", "checkpoint", "fine_tune", "from_scratch"]
 
+_ADDED: dict[str, Any] = {"devices": 1}
+"""Fields that came later count in a run's identity where they differ from this, so that earlier runs keep theirs."""
+
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -73,6 +76,7 @@ class RunConfig(_Frozen):
         task_version: version of the task's definition.
         shortcuts: whether 1x1 projection shortcuts are binarized too.
         padding_value: what a binarized convolution pads with.
+        devices: processes that share each batch; batch statistics are taken on each one's part.
         family, metric: the architecture's family and the name of the task's score; they describe, and are not
             part of the identity.
     """
@@ -90,6 +94,7 @@ class RunConfig(_Frozen):
     task_version: int = 1
     shortcuts: bool = False
     padding_value: Literal[-1, 0, 1] = 0
+    devices: Annotated[int, Field(ge=1)] = 1
     family: str
     metric: str
 
@@ -100,6 +105,9 @@ class RunConfig(_Frozen):
         The label is in the name but not in the hash's place: two labels of one configuration are two runs.
         """
         content = self.model_dump(mode="json", exclude={"family", "metric"})
+        for name, default in _ADDED.items():
+            if content[name] == default:
+                del content[name]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
         return f"{self.task}-{self.architecture}-{self.algorithm}-s{self.seed}-{digest}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from bibench.files import atomic_write, write_json
@@ -58,8 +58,7 @@ def file_sha256(path: Path) -> str:
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write a model's state dict as safetensors, atomically."""
-    tensors = _plain(model.state_dict())
-    atomic_write(path, lambda temporary: save_file(tensors, temporary))
+    _write(path, _plain(model.state_dict()))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -68,7 +67,10 @@ def load_weights(path: Path, model: nn.Module) -> None:
     Raises:
         CheckpointError: no such file, not safetensors, truncated, or other names or shapes than the model's.
     """
-    tensors = _read(path)
+    _fill(model, _read(path), path)
+
+
+def _fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     expected = model.state_dict()
     missing = [name for name in expected if name not in tensors]
     surplus = [name for name in tensors if name not in expected]
@@ -100,7 +102,7 @@ def save_state(folder: Path, state: State, model: nn.Module, optimizer: torch.op
     tensors = _plain({f"model/{name}": tensor for name, tensor in model.state_dict().items()})
     tensors |= _plain({f"optimizer/{name}": tensor for name, tensor in slots.items()})
     path = folder / f"checkpoint-{state.epoch:05d}.safetensors"
-    atomic_write(path, lambda temporary: save_file(tensors, temporary))
+    _write(path, tensors)
     content = asdict(state) | {"tensors": path.name, "sha256": file_sha256(path), "optimizer": numbers}
     write_json(folder / _JSON, content)
     for old in folder.glob("checkpoint-*.safetensors"):
@@ -111,8 +113,10 @@ def save_state(folder: Path, state: State, model: nn.Module, optimizer: torch.op
 def load_state(folder: Path, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> State | None:
     """Load the run's checkpoint into model and optimizer; None if there is none.
 
+    The model must be on its device: the optimizer's state goes to where the parameters are.
+
     Raises:
-        CheckpointError: truncated, altered, or another run's.
+        CheckpointError: truncated, altered, another run's, or it doesn't fit the model.
     """
     description = folder / _JSON
     if not description.exists():
@@ -123,7 +127,7 @@ def load_state(folder: Path, run: str, model: nn.Module, optimizer: torch.optim.
         name, sha256 = str(content.pop("tensors")), content.pop("sha256")
         numbers: dict[str, Any] = content.pop("optimizer")
         state = State(**content)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{description} is not a checkpoint ({error}); {advice}") from error
     path = folder / Path(name).name
     if not path.exists() or file_sha256(path) != sha256:
@@ -134,7 +138,7 @@ def load_state(folder: Path, run: str, model: nn.Module, optimizer: torch.optim.
     if state.run != run:
         raise CheckpointError(f"{description} belongs to run {state.run}, not {run}; {advice}")
     tensors = _read(path)
-    model.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
+    _fill(model, {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}, path)
     slots: dict[int, dict[str, Any]] = {}
     stored = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
     for key, value in (stored | numbers).items():
@@ -145,9 +149,12 @@ def load_state(folder: Path, run: str, model: nn.Module, optimizer: torch.optim.
 
 
 def remove_state(folder: Path) -> None:
-    """Remove a run's checkpoint: description first, so that a crash in between leaves none rather than half of one."""
+    """Remove a run's checkpoint, and what killed attempts left half-written.
+
+    The description goes first, so that a crash in between leaves no checkpoint rather than half of one.
+    """
     (folder / _JSON).unlink(missing_ok=True)
-    for path in folder.glob("checkpoint-*.safetensors"):
+    for path in (*folder.glob("checkpoint-*.safetensors"), *folder.glob(".*.tmp")):
         path.unlink()
 
 
@@ -162,6 +169,14 @@ def _read(path: Path) -> dict[str, Tensor]:
             "code when they are read and are not accepted: convert them, where you trust them, with "
             "safetensors.torch.save_file(model.state_dict(), path)"
         ) from error
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    # Not save_file: it reports a full disk as an error of its own, without the operating system's number.
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(save(tensors))
+
+    atomic_write(path, write)
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

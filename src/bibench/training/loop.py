@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from bibench.nn import clip_latent_, layer_statistics, parameter_groups, penalty, set_progress, weight_signs
 from bibench.recipes import SGD, Recipe
 from bibench.records import RunConfig
-from bibench.tasks.base import Data, Evaluation, Task
+from bibench.tasks.base import Batch, Data, Evaluation, Task
 from bibench.training.checkpoint import State, load_state, save_state
 from bibench.training.seeds import derive_seed
 
@@ -81,6 +85,7 @@ def train(
     data: Data,
     folder: Path,
     device: str = "cpu",
+    threads: int = 1,
     checkpoint_seconds: float = 10.0,
     layers: bool = False,
     on_progress: Callable[[float], None] = lambda share: None,
@@ -96,30 +101,101 @@ def train(
         task, data: what the run names.
         folder: where checkpoints go.
         device: ``"cpu"`` or ``"cuda"``.
+        threads: of each process, where the run has several devices.
         checkpoint_seconds: at the end of an epoch, write a checkpoint if the last one is at least this old.
         layers: record flip rate, sign balance and dead weights of every binarized layer after each epoch.
-        on_progress: called with the share of the run's steps that are done.
+        on_progress: called with the share of the run's steps that are done, before the first step and after each;
+            not called where the run has several devices.
 
     Raises:
-        Diverged: the loss or a weight is not finite, or the loss is above `DIVERGED`.
+        Diverged: the loss, a weight or a figure on the test split is not finite, or the loss is above `DIVERGED`.
         CheckpointError: the folder's checkpoint can't be used.
     """
+    precision = config.recipe.precision
+    job = _Job(config, model, task, data, folder, checkpoint_seconds, layers)
+    if config.devices == 1:
+        return _train(Fabric(accelerator=device, devices=1, precision=precision), job, on_progress)
+    if config.recipe.batch_size % config.devices:
+        raise ValueError(
+            f"a batch of {config.recipe.batch_size} samples can't be shared evenly by {config.devices} devices; "
+            "choose a number that divides it, or another batch_size"
+        )
+    # Each device is a process of its own with a copy of the job. They leave a checkpoint of the finished training, from
+    # which this process goes on; only a reason comes back, since what doesn't fit a pipe would block them. The job goes
+    # along with the function: Fabric takes arguments apart and doesn't know frozen dataclasses.
+    several = Fabric(accelerator=device, devices=config.devices, strategy="ddp_spawn", precision=precision)
+    diverged = several.launch(partial(_train_part, job=job, threads=threads))
+    if diverged is None:
+        return _train(Fabric(accelerator=device, devices=1, precision=precision), job, on_progress)
+    state = load_state(folder, config.id, model, make_optimizer(model, config.recipe)) or State(run=config.id)
+    raise Diverged(diverged, state)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every process of a run needs."""
+
+    config: RunConfig
+    model: nn.Module
+    task: Task
+    data: Data
+    folder: Path
+    checkpoint_seconds: float
+    layers: bool
+
+
+def _train_part(fabric: Fabric, *, job: _Job, threads: int) -> str | None:
+    """One process of several; returns why the run diverged, if it did."""
+    torch.set_num_threads(threads)
+    # The copy that arrives shares its memory with those of the other processes.
+    job = replace(job, model=copy.deepcopy(job.model))
+    try:
+        _train(fabric, job, lambda share: None)
+    except Diverged as error:
+        return str(error)
+    return None
+
+
+def _part(fabric: Fabric, batch: Batch) -> Batch:
+    """The samples of a batch that are this process's."""
+    if fabric.world_size == 1:
+        return batch
+    own = slice(fabric.global_rank, None, fabric.world_size)
+    return tree_map(lambda leaf: leaf[own] if isinstance(leaf, Tensor) else leaf, batch)
+
+
+def _mean(fabric: Fabric, value: Tensor) -> float:
+    """The mean over the processes of a run."""
+    reduced: Any = fabric.all_reduce(value, reduce_op="mean")
+    return float(reduced)
+
+
+def _train(fabric: Fabric, job: _Job, on_progress: Callable[[float], None]) -> Trained:
+    config, model, task, data, folder = job.config, job.model, job.task, job.data, job.folder
     recipe = config.recipe
-    fabric = Fabric(accelerator=device, devices=1, precision=recipe.precision)
     plain_optimizer = make_optimizer(model, recipe)
-    state = load_state(folder, config.id, model, plain_optimizer) or State(run=config.id)
     network, optimizer = fabric.setup(model, plain_optimizer)
+    state = load_state(folder, config.id, model, plain_optimizer) or State(run=config.id)
 
     epochs = 0 if config.method == "checkpoint" else recipe.epochs
     steps = max(1, len(data.train) // recipe.batch_size)
     saved = time.monotonic()
     result: Evaluation | None = None
+
+    def test() -> Evaluation:
+        with _timed(state.phases, "evaluate"):
+            found = evaluate(network, task, data, batch_size=recipe.batch_size, device=fabric.device)
+        _check_figures(found, state)
+        return found
+
+    if state.epoch < epochs:
+        on_progress(state.epoch / epochs)
     for epoch in range(state.epoch, epochs):
         with _timed(state.phases, "train"):
             torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
             set_progress(model, epoch, epochs)
             network.train()
-            signs = weight_signs(model) if layers else {}
+            signs = weight_signs(model) if job.layers else {}
             total = torch.zeros((), device=fabric.device)
             batches = data.train.batches(
                 recipe.batch_size, device=fabric.device, seed=derive_seed(config.seed, "data", epoch)
@@ -129,7 +205,7 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.learning_rate(done / (epochs * steps))
                 optimizer.zero_grad()
-                loss = task.loss(network, batch)
+                loss = task.loss(network, _part(fabric, batch))
                 extra = penalty(model)
                 fabric.backward(loss if extra is None else loss + extra)
                 if recipe.gradient_clip is not None:
@@ -139,22 +215,25 @@ def train(
                     clip_latent_(model, recipe.latent_clip)
                 total += loss.detach()
                 on_progress((done + 1) / (epochs * steps))
-            mean_loss = float(total) / steps
+            mean_loss = _mean(fabric, total) / steps
             _check(model, mean_loss, state)
-        with _timed(state.phases, "evaluate"):
-            result = evaluate(network, task, data, batch_size=recipe.batch_size, device=fabric.device)
+        result = test()
         row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "train_loss": mean_loss}
         state.history.append(row | result.figures)
-        if layers:
+        if job.layers:
             state.layers += [{"epoch": epoch + 1} | asdict(layer) for layer in layer_statistics(model, signs)]
         state.epoch = epoch + 1
-        if state.epoch == epochs or time.monotonic() - saved >= checkpoint_seconds:
+        # Whether it is time is the first process's to say: the others only wait for it.
+        if fabric.broadcast(state.epoch == epochs or time.monotonic() - saved >= job.checkpoint_seconds):
             with _timed(state.phases, "checkpoint"):
-                save_state(folder, state, model, plain_optimizer)
+                if fabric.is_global_zero:
+                    save_state(folder, state, model, plain_optimizer)
+                fabric.barrier()
             saved = time.monotonic()
-    if result is None:
-        with _timed(state.phases, "evaluate"):
-            result = evaluate(network, task, data, batch_size=recipe.batch_size, device=fabric.device)
+    if result is None:  # nothing to train, or all of it was done before an interruption
+        if epochs:
+            set_progress(model, epochs - 1, epochs)
+        result = test()
     return Trained(model.eval(), result, state)
 
 
@@ -166,3 +245,10 @@ def _check(model: nn.Module, loss: float, state: State) -> None:
         # A sign hides a weight that is not a number, so the loss alone doesn't tell.
         if not bool(torch.isfinite(parameter).all()):
             raise Diverged(f"diverged: after epoch {epoch} the parameter '{name}' is not finite", state)
+
+
+def _check_figures(evaluation: Evaluation, state: State) -> None:
+    # Weights that are finite can still be so large that the outputs are not.
+    for name, value in evaluation.figures.items():
+        if not math.isfinite(value):
+            raise Diverged(f"diverged: on the test split, after epoch {state.epoch + 1}, '{name}' is {value:g}", state)

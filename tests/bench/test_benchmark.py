@@ -1,0 +1,77 @@
+"""What is checked before anything is run."""
+
+import pytest
+import torch
+
+from bibench.bench.benchmark import choose_device, default_jobs, prepare, score_store
+from bibench.bench.plan import PlanError
+from bibench.bench.store import Store, StoreError
+from bibench.bench.suite import load_suite
+from bibench.bench.worker import Settings
+from bibench.training import CheckpointError, save_weights
+from small_runs import config, model_of, suite_file
+
+
+@pytest.fixture
+def suite(tmp_path):
+    return load_suite(str(suite_file(tmp_path)))
+
+
+def test_devices(monkeypatch):
+    assert choose_device("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(PlanError, match="--device cuda: this machine has no GPU"):
+        choose_device("cuda")
+    with pytest.raises(PlanError, match="--device tpu: expected auto, cpu or cuda"):
+        choose_device("tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == "cuda"
+    assert default_jobs("cuda") == 1
+    assert default_jobs("cpu") >= 1
+
+
+def refused(suite, settings, error, message, **selection):
+    with pytest.raises(error, match=message):
+        prepare(suite, settings, **selection)
+    assert not settings.out.exists()  # the store is as it was
+
+
+def test_checkpoints_that_cannot_be_used(tmp_path, suite):
+    weights = tmp_path / "weights.safetensors"
+    settings = Settings(out=tmp_path / "store", checkpoint=weights)
+    refused(suite, settings, CheckpointError, r"--checkpoint .*weights\.safetensors: no such file")
+    torch.save({"weight": torch.zeros(2)}, weights)
+    refused(suite, settings, CheckpointError, r"weights\.safetensors is not a complete safetensors file.*Pickled")
+    save_weights(weights, torch.nn.Linear(2, 2))
+    refused(suite, settings, CheckpointError, r"weights\.safetensors doesn't fit the model")
+    save_weights(weights, model_of(config("fp32")))
+    assert {run.method for run in prepare(suite, settings)} == {"checkpoint", "fine_tune"}
+
+
+def test_one_checkpoint_is_for_one_network(tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    save_weights(weights, model_of(config("fp32")))
+    suite = load_suite("cifar10")
+    settings = Settings(out=tmp_path / "store", checkpoint=weights)
+    refused(suite, settings, PlanError, r"the plan has 4 \(cifar10 resnet18, .*narrow it with --only")
+
+
+def test_data_that_are_not_there(tmp_path):
+    settings = Settings(out=tmp_path / "store", data=tmp_path / "none")
+    refused(load_suite("cifar10"), settings, ValueError, str(tmp_path / "none"))
+
+
+def test_nothing_to_score(tmp_path):
+    with pytest.raises(StoreError, match="names no runs"):
+        score_store(Store(tmp_path))
+
+
+def test_a_store_is_scored_with_all_tracks_or_some(tmp_path, suite):
+    settings = Settings(out=tmp_path / "store")
+    prepare(suite, settings)
+    results, scores, tracks = score_store(Store(settings.out), ["learning_task"])
+    assert [track.name for track in tracks] == ["learning_task"]
+    assert len(results.plan) == 3
+    assert {score.status for score in scores} == {"incomplete"}
+    assert {track.name for track in score_store(Store(settings.out))[2]} >= {"learning_task", "neural_architecture"}

@@ -1,0 +1,218 @@
+"""The store: whose folder it is, what it keeps, and that nothing leaves it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bibench.bench.store import Store, StoreError
+from bibench.records import Environment, Figure, Record, RecordError
+from small_runs import config
+
+SUITE = {"name": "small", "version": 1, "description": "a", "tasks": [{"task": "digits"}], "epochs": None}
+ENVIRONMENT = Environment(
+    bibench="0", commit=None, python="3", torch="2", platform="p", processor="c", accelerator=None, threads=1
+)
+
+
+def record_of(run, **content):
+    defaults = {
+        "id": run.id,
+        "run": run,
+        "status": "ok",
+        "figures": (Figure(name="accuracy", value=100 / 3, unit="percent", samples=3, higher_is_better=True),),
+        "phases": {"train": 0.1 + 0.2},
+        "environment": ENVIRONMENT,
+        "finished": "2026-01-01T00:00:00+00:00",
+    }
+    return Record(**(defaults | content))
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "store")
+    store.claim(SUITE, [config()], {"digits": "a" * 64})
+    return store
+
+
+def state(store):
+    return {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
+
+
+def refused(store, *arguments):
+    before = state(store)
+    with pytest.raises(StoreError) as caught:
+        store.claim(*arguments)
+    assert state(store) == before
+    return str(caught.value)
+
+
+def test_a_claim_is_remembered(store):
+    again = Store.open(store.root)
+    assert again.suite() == SUITE
+    assert again.plan() == [config()]
+
+
+def test_more_seeds_and_other_parts_may_follow(store):
+    more = [config(seed=1), config("fda")]
+    store.claim(SUITE, more, {"digits": "a" * 64, "cifar10": "b" * 64})
+    assert store.plan() == [config(), *more]
+    store.claim(SUITE, [config(seed=1)], {})
+    assert store.plan() == [config(), *more]
+
+
+def test_a_description_may_be_rewritten(store):
+    store.claim(SUITE | {"description": "b"}, [], {})
+    assert store.suite()["description"] == "b"
+
+
+def test_another_suite_is_refused(store):
+    message = refused(store, SUITE | {"name": "other", "epochs": 3}, [config()], {})
+    assert "holds results of suite 'small' with other settings" in message
+    assert 'epochs was null, is 3, name was "small", is "other"' in message
+    assert str(store.root) in message
+
+
+def test_other_data_are_refused(store):
+    message = refused(store, SUITE, [config()], {"digits": "b" * 64})
+    assert f"task 'digits': the data have fingerprint {'b' * 12}, but earlier runs in {store.root} saw" in message
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "letters.txt").write_text("dear")
+    message = refused(Store(tmp_path), SUITE, [config()], {})
+    assert message == f"{tmp_path} is not an empty folder and holds no results of bibench; choose another --out"
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    Store(tmp_path).claim(SUITE, [config()], {})
+    assert Store.open(tmp_path).plan() == [config()]
+
+
+@pytest.mark.parametrize("name", ["suite.json", "plan.json", "data.json"])
+def test_a_truncated_file_is_named(store, name):
+    path = store.root / name
+    path.write_text(path.read_text()[:-5])
+    assert f"{path}: can't be read" in refused(store, SUITE, [config()], {"digits": "a" * 64})
+
+
+def test_a_plan_with_a_wrong_field_is_named(store):
+    path = store.root / "plan.json"
+    content = json.loads(path.read_text())
+    content[0]["seed"] = "first"
+    path.write_text(json.dumps(content))
+    with pytest.raises(StoreError, match=r"plan\.json: 0\.seed: "):
+        store.plan()
+
+
+def test_no_results(tmp_path):
+    with pytest.raises(StoreError, match=r"no results here \(suite\.json is missing\); 'bibench run SUITE --out"):
+        Store.open(tmp_path)
+
+
+def test_records_come_back(store):
+    record = record_of(config())
+    assert store.record(record.id) is None
+    store.commit(record)
+    assert store.record(record.id) == record
+    assert store.records() == [record]
+    assert store.results().record(record.id) == record
+
+
+def test_a_truncated_record_is_named(store):
+    store.commit(record_of(config()))
+    path = store.folder(config().id) / "record.json"
+    path.write_text(path.read_text()[:200])
+    for read in (lambda: store.record(config().id), store.records):
+        with pytest.raises(RecordError, match=r"record\.json: not valid JSON .*delete it and run the suite again") as e:
+            read()
+        assert str(path) in str(e.value)
+
+
+def test_a_record_in_another_runs_folder_is_refused(store):
+    store.commit(record_of(config()))
+    other = config(seed=1).id
+    store.folder(config().id).rename(store.folder(other))
+    with pytest.raises(StoreError, match=f"is the record of run {config().id}; delete it"):
+        store.record(other)
+
+
+def test_predictions_come_back(store):
+    scores = np.random.default_rng(0).random(1000, dtype=np.float32)[::2]
+    assert store.predictions("a-run") is None
+    store.write_predictions("a-run", scores)
+    found = store.predictions("a-run")
+    assert found.dtype == np.float32
+    assert np.array_equal(found, scores)
+    path = store.folder("a-run") / "predictions.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(StoreError, match=r"predictions\.safetensors: not a complete file of predictions"):
+        store.predictions("a-run")
+
+
+def test_epochs_come_back_and_pandas_reads_them(store):
+    pandas = pytest.importorskip("pandas")
+    rows = [{"epoch": 1, "lr": 0.1, "train_loss": 1 / 3}, {"epoch": 2, "lr": 0.05, "train_loss": 0.1 + 0.2}]
+    assert store.epochs("a-run") == []
+    store.write_rows("a-run", "epochs.csv", rows)
+    assert store.epochs("a-run") == rows
+    frame = pandas.read_csv(store.folder("a-run") / "epochs.csv")
+    assert frame.to_dict("records") == rows
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", "/etc/passwd", "..", ".", "", "a/../../b"])
+def test_a_runs_name_never_leads_out_of_the_store(store, name):
+    for action in (store.folder, store.record, store.weights, store.predictions, store.epochs):
+        with pytest.raises(StoreError, match="is not the name of a run"):
+            action(name)
+
+
+HOLD = "import sys; from bibench.bench.store import Store; from pathlib import Path\n"
+HOLD += "with Store(Path(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"
+
+
+def test_one_process_at_a_time(tmp_path):
+    store = Store(tmp_path / "a" / "store")
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(store.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(StoreError, match="is in use: another bibench process runs into it"), store.locked():
+            pass
+        other.kill()
+        other.wait()
+        with store.locked():  # however it ended
+            store.claim(SUITE, [config()], {})
+        assert not (store.root / ".lock").exists()
+    finally:
+        other.kill()
+        other.wait()
+        other.stdin.close()
+        other.stdout.close()
+
+
+@pytest.mark.parametrize("below", ["", "folder"])
+def test_a_file_is_no_store(tmp_path, below):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(StoreError, match="is not a folder; choose another --out"),
+        Store(tmp_path / "file" / below).locked(),
+    ):
+        pass
+
+
+def test_a_crash_while_writing_leaves_the_old_file(store, monkeypatch):
+    store.commit(record_of(config()))
+
+    def crash(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(KeyboardInterrupt):
+        store.commit(record_of(config(), status="failed"))
+    assert store.record(config().id).status == "ok"
+    assert [path.name for path in store.folder(config().id).iterdir()] == ["record.json"]

@@ -1,0 +1,167 @@
+"""Suites: what is shipped loads, and what is wrong is said with its line."""
+# ruff: noqa: E501
+
+import pytest
+
+from bibench.bench.plan import make_plan
+from bibench.bench.suite import SuiteError, load_suite, shipped_suites
+from bibench.models.image import digits_cnn
+from bibench.recipes import SGD
+from small_runs import suite_file
+
+PAPER = ("bnn", "xnor", "dorefa", "bireal", "xnorpp", "reactnet", "recu", "fda")
+
+
+def loaded(tmp_path, text):
+    path = tmp_path / "suite.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_suite(str(path))
+
+
+def refused(tmp_path, text):
+    with pytest.raises(SuiteError) as caught:
+        loaded(tmp_path, text)
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path / "suite.yaml"))
+    assert "\n" not in message
+    return message.removeprefix(str(tmp_path / "suite.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "networks", "runs"),
+    [
+        ("quick", [("digits", "digits_cnn")], 27),
+        ("cifar10", [("cifar10", name) for name in ("resnet20", "resnet18", "resnet34", "vgg_small")], 108),
+        ("imagenet", [("imagenet", "resnet18"), ("imagenet", "resnet34")], 18),
+    ],
+)
+def test_shipped_suites(name, networks, runs):
+    suite = load_suite(name)
+    assert suite.name == name
+    assert tuple(entry.name for entry in suite.algorithms) == PAPER
+    plan = make_plan(suite)
+    assert list(dict.fromkeys((run.task, run.architecture) for run in plan)) == networks
+    assert len(plan) == runs
+    assert name in shipped_suites()
+
+
+def test_everything_in_its_place(tmp_path):
+    suite = loaded(
+        tmp_path,
+        """
+name: mine
+version: 2
+description: a test
+tasks:
+  - task: digits
+    full_precision: {epochs: 3, optimizer: {name: sgd, lr: 0.5}}
+algorithms: [bnn, {name: recu, options: {quantile: empirical}, label: recu-q}]
+on_request: [fda]
+seeds: [4, 2]
+method: from_scratch
+tracks: [learning_task]
+shortcuts: true
+padding_value: -1
+layer_statistics: true
+""",
+    )
+    assert [entry.title for entry in (*suite.algorithms, *suite.on_request)] == ["bnn", "recu-q", "fda"]
+    plan = make_plan(suite)
+    assert {run.recipe.optimizer for run in plan if run.algorithm == "fp32"} == {SGD(lr=0.5)}
+    recu = next(run for run in plan if run.algorithm == "recu-q")
+    assert (recu.operator, recu.options, recu.padding_value, recu.shortcuts, recu.seed) == (
+        "recu",
+        {"quantile": "empirical"},
+        -1,
+        True,
+        4,
+    )
+
+
+TASK = "tasks:\n  - task: digits\n"
+
+WRONG = [
+    ("name: x\n" + TASK + "algorithms: [bnn]\nseed: 3\n", ", line 5: unknown key 'seed'; did you mean 'seeds'?"),
+    ("name: x\n" + TASK + "algorithms:\n - {name: bnn, lable: a}\n", "line 5: unknown key 'algorithms.0.lable'; did you mean 'label'?"),
+    ("name: x\ntasks:\n  - task: digits\n    architecture: [a]\nalgorithms: [bnn]\n", "line 4: unknown key 'tasks.0.architecture'; did you mean 'architectures'?"),
+    ("name: x\n" + TASK + "algorithms: [bnn]\nseeds: many\n", "line 5: 'seeds' is 'many': Input should be a valid tuple"),
+    ("name: x\n" + TASK + "algorithms: [bnn]\nseeds: 0\n", "line 5: 'seeds' is 0: Value error, expected at least one seed"),
+    ("name: x\n" + TASK + "algorithms: [bnn]\nseeds:\n  - 1\n  - -2\n", "line 7: 'seeds.1' is -2"),
+    ("name: x\n" + TASK + "algorithms: [bnn]\nseeds: [1, 1]\n", "line 5: 'seeds' is"),
+    ("name: x\n" + TASK + "algorithms: [bnn]\npadding_value: 2\n", "line 5: 'padding_value' is 2"),
+    ("name: x\n" + TASK + "algorithms: [bnn]\nmethod: tuned\n", "line 5: 'method' is 'tuned'"),
+    ("name: x\n" + TASK + "algorithms: bnn\n", "line 4: 'algorithms' is 'bnn'"),
+    ("name: ../x\n" + TASK + "algorithms: [bnn]\n", "line 1: 'name' is '../x'"),
+    ("name: x\nalgorithms: [bnn]\n", "line 1: 'tasks' is missing"),
+    ("name: x\ntasks: []\nalgorithms: [bnn]\n", "line 2: 'tasks' is []"),
+    ("name: x\n" + TASK + "algorithms:\n  - bnn\n  - rectu\n", "line 6: unknown algorithm 'rectu'; did you mean 'recu'?"),
+    ("name: x\ntasks:\n  - task: digit\nalgorithms: [bnn]\n", "line 3: unknown task 'digit'; did you mean 'digits'?"),
+    ("name: x\n" + TASK + "    architectures: [digit_cnn]\nalgorithms: [bnn]\n", "line 4: unknown architecture 'digit_cnn'; did you mean 'digits_cnn'?"),
+    ("name: x\n" + TASK + "    on_request:\n      - resnet21\nalgorithms: [bnn]\n", "line 5: unknown architecture 'resnet21'"),
+    ("name: x\n" + TASK + "algorithms: [bnn]\ntracks: [learning_tasks]\n", "line 5: unknown track 'learning_tasks'; did you mean 'learning_task'?"),
+    ("name: x\n" + TASK + "algorithms:\n  - bnn\n  - {name: recu, options: {quantil: 1}}\n", "line 6: algorithm 'recu' with options {'quantil': 1}"),
+    ("name: x\n" + TASK + "algorithms:\n  - {name: recu, options: {quantile: middle}}\n", "line 5: "),
+    ("name: x\n" + TASK + "    full_precision:\n      epochs: 2\n      batchsize: 3\nalgorithms: [bnn]\n", "line 6: unknown key 'tasks.0.full_precision.batchsize'; did you mean 'batch_size'?"),
+    ("name: x\n" + TASK + "    binarized:\n      epochs: none\nalgorithms: [bnn]\n", "line 5: 'tasks.0.binarized.epochs' is 'none'"),
+    ("name: x\n" + TASK + "    binarized:\n      optimizer:\n        name: sgd\n        lr: 0.1\n        momentun: 0.9\nalgorithms: [bnn]\n", "line 8: unknown key 'tasks.0.binarized.optimizer.sgd.momentun'; did you mean 'momentum'?"),
+    ("name: x\n" + TASK + "    binarized:\n      optimizer: {name: sdg, lr: 0.1}\nalgorithms: [bnn]\n", "line 5: 'tasks.0.binarized.optimizer' is"),
+    ("name: x\n" + TASK + "    binarized:\n      schedule: {name: step}\nalgorithms: [bnn]\n", "line 5: 'tasks.0.binarized.schedule.step.milestones' is missing"),
+    ("name: x\n" + TASK + "algorithms: [bnn]\nname: y\n", "line 5: 'name' is already given in line 1"),
+    ("name: x\n" + TASK + "    binarized: {epochs: 2,\n      epochs: 3}\nalgorithms: [bnn]\n", "line 5: 'epochs' is already given in line 4"),
+    ("name: x\n" + TASK + "algorithms:\n  - bnn\n  - bnn\n", "line 6: two algorithms are called 'bnn'"),
+    ("name: x\n" + TASK + "algorithms:\n  - bnn\non_request:\n  - {name: recu, label: bnn}\n", "line 7: two algorithms are called 'bnn'"),
+    ("name: x\n" + TASK + "algorithms:\n  - {name: recu, label: fp32}\n", "line 5: two algorithms are called 'fp32'"),
+    ("name: x\n" + TASK + "algorithms: [fp32]\n", "line 4: 'fp32' is full precision"),
+    ("name: x\n" + TASK + "  - task: digits\n    binarized: {epochs: 2}\nalgorithms: [bnn]\n", "line 4: task 'digits' with architecture 'digits_cnn' is already given"),
+    ("name: x\n" + TASK + "    architectures: [digits_cnn]\n    on_request: [digits_cnn]\nalgorithms: [bnn]\n", "line 3: task 'digits' with architecture 'digits_cnn' is already given"),
+    ("name: x\ntasks: [\nalgorithms: [bnn]\n", "line "),
+    ("- a\n- b\n", ": expected a mapping with the keys name, tasks and algorithms"),
+    ("", ": expected a mapping"),
+    ("1: 2\nname: x\n" + TASK + "algorithms: [bnn]\n", "'1'"),
+    ("name: x\nname2: &a [*a]\n" + TASK + "algorithms: [bnn]\n", "line 2: unknown key 'name2'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG, ids=[expected[:60] for _, expected in WRONG])
+def test_what_is_wrong_is_said_with_its_line(tmp_path, text, expected):
+    assert expected in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "tag", ["!!python/object/apply:os.system", "!!python/object/new:os.system", "!!python/name:os.system"]
+)
+def test_yaml_tags_that_would_run_code_are_refused(tmp_path, tag):
+    trap = tmp_path / "ran"
+    text = f"name: x\n{TASK}algorithms: [bnn]\ndescription: {tag} ['touch {trap}']\n"
+    assert "line 5: not valid YAML: could not determine a constructor" in refused(tmp_path, text)
+    assert not trap.exists()
+
+
+def test_an_architecture_of_another_modality_is_refused(tmp_path, monkeypatch):
+    object.__setattr__(digits_cnn, "modality", "text")
+    try:
+        text = "name: x\n" + TASK + "    architectures: [digits_cnn]\nalgorithms: [bnn]\n"
+        message = refused(tmp_path, text)
+    finally:
+        object.__setattr__(digits_cnn, "modality", "image")
+    assert message == ", line 4: architecture 'digits_cnn' takes text inputs, task 'digits' has image inputs"
+
+
+def test_files_that_are_no_text(tmp_path):
+    (tmp_path / "suite.yaml").write_bytes(b"name: \xff\xfe\x00")
+    with pytest.raises(SuiteError, match=r"suite\.yaml: can't be read as a suite"):
+        load_suite(str(tmp_path / "suite.yaml"))
+    with pytest.raises(SuiteError, match=r"none\.yaml: can't be read as a suite"):
+        load_suite(str(tmp_path / "none.yaml"))
+    (tmp_path / "suite.yaml").write_bytes(b"name: \x01")
+    assert "not valid YAML" in refused(tmp_path, "name: \x01")
+
+
+def test_unknown_suite_has_the_nearest():
+    with pytest.raises(SuiteError, match=r"unknown suite 'quik'; did you mean 'quick'\? \(shipped: cifar10, imagenet"):
+        load_suite("quik")
+
+
+def test_a_path_with_another_suffix_is_a_path(tmp_path):
+    path = suite_file(tmp_path)
+    assert load_suite(str(path.rename(tmp_path / "suite.txt"))).name == "small"

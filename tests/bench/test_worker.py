@@ -1,0 +1,154 @@
+"""One run, from its configuration to its record."""
+
+import dataclasses
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from bibench import registry
+from bibench.bench import worker
+from bibench.bench.store import Store
+from bibench.bench.worker import Settings, execute
+from bibench.recipes import SGD
+from bibench.tasks.base import DataError
+from bibench.tasks.digits import digits
+from small_runs import ADAM_RECIPE, SGD_RECIPE, config
+
+SHORT = dataclasses.replace(ADAM_RECIPE, epochs=1)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    worker.load_data.cache_clear()
+    yield Settings(out=tmp_path / "store", tracks=("learning_task",))
+    worker.load_data.cache_clear()
+
+
+def names(settings, run):
+    return sorted(path.name for path in Store(settings.out).folder(run.id).iterdir())
+
+
+def test_a_finished_run_leaves_its_record_and_files_and_no_checkpoint(settings):
+    run = config("recu", SHORT)
+    outcome = execute(run, dataclasses.replace(settings, layers=True))
+    assert (outcome.status, outcome.fatal) == ("ok", False)
+    assert names(settings, run) == [
+        "epochs.csv",
+        "layers.csv",
+        "model.safetensors",
+        "predictions.safetensors",
+        "record.json",
+    ]
+    store = Store(settings.out)
+    record = store.record(run.id)
+    accuracy = record.figure("accuracy")
+    assert (accuracy.unit, accuracy.samples, accuracy.higher_is_better) == ("percent", 360, True)
+    assert record.figure("loss").unit == "nats"
+    assert outcome.message == f"{accuracy.value:.2f} percent"
+    assert accuracy.value == pytest.approx(100 * store.predictions(run.id).mean())
+    assert store.epochs(run.id)[-1]["accuracy"] == accuracy.value
+    assert {"load", "train", "evaluate", "checkpoint", "measure"} == set(record.phases)
+    assert record.environment.threads == 1
+    assert record.data == digits.load(None, False).fingerprint
+
+
+def test_the_record_is_written_after_everything_else(settings, monkeypatch):
+    present = []
+
+    def commit(store, record):
+        present.extend(path.name for path in store.folder(record.id).iterdir())
+
+    monkeypatch.setattr(Store, "commit", commit)
+    execute(config("bnn", SHORT), settings)
+    assert {"epochs.csv", "model.safetensors", "predictions.safetensors"} <= set(present)
+
+
+def test_divergence_is_a_result(settings):
+    run = config("fp32", dataclasses.replace(SGD_RECIPE, optimizer=SGD(lr=1e9)))
+    outcome = execute(run, settings)
+    assert outcome.status == "failed"
+    record = Store(settings.out).record(run.id)
+    assert record.status == "failed"
+    assert record.reason == outcome.message
+    assert "diverged: the mean training loss" in record.reason
+    assert record.figures == ()
+    assert not (Store(settings.out).folder(run.id) / "model.safetensors").exists()
+
+
+def broken(monkeypatch, **content):
+    task = dataclasses.replace(digits, **content)
+    get = registry.get
+    monkeypatch.setattr(registry, "get", lambda kind, name: task if name == "digits" else get(kind, name))
+
+
+def failing(error):
+    def fail(*arguments, **settings):
+        raise error
+
+    return fail
+
+
+def test_an_explained_error_is_its_message(settings, monkeypatch):
+    broken(monkeypatch, load=failing(DataError("no such file: put it there")))
+    outcome = execute(config("bnn", SHORT), settings)
+    assert (outcome.status, outcome.message, outcome.fatal) == ("error", "no such file: put it there", False)
+    assert names(settings, config("bnn", SHORT)) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("not enough values"), RuntimeError("first line\nsecond"), KeyError("x")])
+def test_of_an_unexpected_error_the_traceback_is_kept_until_the_run_succeeds(settings, monkeypatch, error):
+    run = config("bnn", SHORT)
+    with monkeypatch.context() as patch:
+        broken(patch, loss=failing(error))
+        outcome = execute(run, settings)
+    log = Store(settings.out).folder(run.id) / "error.log"
+    assert outcome.status == "error"
+    assert outcome.message.startswith(f"{type(error).__name__}: ")
+    assert outcome.message.endswith(f"(traceback in {log})")
+    assert "\n" not in outcome.message
+    assert "in train" in log.read_text()
+    assert Store(settings.out).record(run.id) is None
+    assert execute(run, settings).status == "ok"
+    assert not log.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "fatal"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EROFS, True), (errno.EACCES, False)]
+)
+def test_operating_system_errors_name_the_file(settings, monkeypatch, code, fatal):
+    def write(*arguments):
+        raise OSError(code, "no luck")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    outcome = execute(config("bnn", SHORT), settings)
+    assert (outcome.status, outcome.fatal) == ("error", fatal)
+    assert outcome.message.startswith(f"no luck: {settings.out}")
+    assert ".safetensors" in outcome.message
+    assert ("free some space" in outcome.message) == fatal
+
+
+def test_an_interrupt_is_raised(settings):
+    def interrupt(share):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(config("bnn", SHORT), settings, interrupt)
+    assert Store(settings.out).record(config("bnn", SHORT).id) is None
+
+
+def test_data_other_than_earlier_runs_saw_are_refused(settings):
+    run = config("bnn", SHORT)
+    Store(settings.out).claim({"name": "s"}, [run], {"digits": "f" * 64})
+    outcome = execute(run, settings)
+    assert outcome.status == "error"
+    assert "earlier runs in" in outcome.message
+
+
+def test_records_are_plain_json(settings):
+    run = config("bnn", SHORT)
+    execute(run, settings)
+    content = json.loads((Store(settings.out).folder(run.id) / "record.json").read_text())
+    assert content["schema_version"] == 1
+    assert content["run"]["recipe"]["optimizer"]["name"] == "adam"

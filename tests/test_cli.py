@@ -1,0 +1,327 @@
+"""The command line: exit statuses, names that scripts rely on, and messages."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bibench import __version__
+from bibench.bench.store import Store
+from bibench.bench.suite import shipped_suites
+from bibench.cli import app
+from bibench.training import save_weights
+from small_runs import bibench, command, suite_file
+
+PAPER = ["fp32", "bnn", "xnor", "dorefa", "bireal", "xnorpp", "reactnet", "recu", "fda", "pact"]
+
+
+def call(*arguments, status=0):
+    """Run a command in this process; what it printed is checked for escape codes and tracebacks."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == status, result.output
+    assert "\x1b" not in result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+def refused(*arguments, status=2):
+    """The one message of a command that can't be done."""
+    result = call(*arguments, status=status)
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    return result.stderr.removeprefix("error: ").rstrip()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def suite(folder):
+    return suite_file(folder, recipe="{epochs: 1, batch_size: 256}")
+
+
+@pytest.fixture(scope="module")
+def done(folder, suite):
+    """A finished store, made by a process of its own whose output is no terminal."""
+    result = bibench("run", suite, "--out", folder / "done", "--jobs", 1)
+    assert result.returncode == 0, result.stderr
+    return folder / "done", result
+
+
+def test_a_run_prints_a_plain_line_each_its_scores_and_the_report(done):
+    out, result = done
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"small: 3 runs to do on cpu, results in {out}"
+    for number, (line, name) in enumerate(zip(lines[1:4], ("fp32", "bnn", "recu"), strict=True), 1):
+        assert re.match(rf"\[{number}/3\] ok     digits digits_cnn {name} seed 0: [\d.]+ percent  [\d.]+ s", line)
+    assert "learning_task" in result.stdout
+    assert re.search(rf"^3 runs in [\d.]+ s; report: {out}/report\.html$", lines[-1])
+    assert result.stderr == ""
+    assert "\x1b" not in result.stdout
+    assert "\r" not in result.stdout
+    assert (out / "report.html").read_text().count("<svg") + (out / "report.html").read_text().count("data:image") >= 1
+
+
+def test_again_it_repeats_nothing_and_says_so(done, suite):
+    out, _ = done
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}
+    result = call("run", suite, "--out", out, "--jobs", 1)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert result.stdout.splitlines()[-1] == (
+        f"nothing to do: 3 runs asked for, 3 finished before; report: {out}/report.html"
+    )
+    assert "to do on" not in result.stdout
+
+
+def test_score(done):
+    rows = json.loads(call("score", done[0], "--json").stdout)
+    keys = {"track", "metric", "algorithm", "value", "low", "high", "status"}
+    assert all(keys <= set(row) for row in rows)
+    of = {(row["track"], row["metric"], row["algorithm"]): row for row in rows}
+    whole = of["learning_task", "om_task", "bnn"]
+    assert (whole["status"], whole["low"], whole["high"]) == ("ok", None, None)
+    assert 0 < whole["value"] < 150
+    part = of["neural_architecture", "om_arch", "bnn"]
+    assert (part["status"], part["value"]) == ("incomplete", None)
+    assert "learning_task" in call("score", done[0]).stdout
+
+
+def test_the_score_of_a_part_is_incomplete(folder, suite):
+    out = folder / "part"
+    call("run", suite, "--out", out, "--only", "algorithm=fp32", "--jobs", 1)
+    call("run", suite, "--out", out, "--only", "algorithm=bnn", "--epochs", 2, "--jobs", 1, status=2)
+    plan = json.loads((out / "plan.json").read_text())
+    assert [run["algorithm"] for run in plan] == ["fp32"]
+
+
+def test_report(done):
+    (done[0] / "report.html").unlink()
+    assert call("report", done[0]).stdout == f"{done[0]}/report.html\n"
+    assert (done[0] / "report.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("kind", ["algorithms", "architectures", "tasks", "tracks", "suites"])
+def test_list(kind):
+    names = [row["name"] for row in json.loads(call("list", kind, "--json").stdout)]
+    expected = {
+        "algorithms": PAPER,
+        "architectures": ["resnet18", "resnet20", "resnet34", "vgg_small", "mobilenet_v2", "digits_cnn"],
+        "tasks": ["digits", "cifar10", "imagenet"],
+        "tracks": ["learning_task", "neural_architecture"],
+        "suites": shipped_suites(),
+    }[kind]
+    assert names[: len(expected)] == expected
+    table = call("list", kind).stdout
+    assert all(name in table for name in names)
+
+
+def test_validate(suite):
+    assert call("validate", suite).stdout.splitlines() == [
+        "small: valid, 3 runs (1 in full precision), 3 epochs together",
+        "  networks:   digits/digits_cnn",
+        "  algorithms: bnn, recu",
+        "  seeds:      0",
+    ]
+    assert "on request: pact" in call("validate", "quick").stdout
+
+
+def test_version():
+    assert call("--version").stdout == f"{__version__}\n"
+    assert bibench("--version").stdout == f"{__version__}\n"
+
+
+def test_train_trains_one_network_and_the_one_that_it_starts_from(folder):
+    out = folder / "train"
+    arguments = [
+        "train",
+        "--task",
+        "digits",
+        "--arch",
+        "digits_cnn",
+        "--algorithm",
+        "bireal",
+        "--epochs",
+        1,
+        "--out",
+        out,
+    ]
+    assert "2 runs to do" in call(*arguments, "--seed", 4).stdout
+    assert [(run.algorithm, run.seed, run.recipe.epochs) for run in Store(out).plan()] == [
+        ("fp32", 4, 1),
+        ("bireal", 4, 1),
+    ]
+    assert "nothing to do" in call(*arguments, "--seed", 4).stdout
+    message = refused(*arguments, "--seed", 4, "--method", "from_scratch")
+    assert "method was" in message
+
+
+def test_seeds_and_only(folder, suite):
+    out = folder / "seeds"
+    call("run", suite, "--out", out, "--seeds", "3,1", "--only", "algorithm=bnn", "--only", "seed=1", "--jobs", 1)
+    assert [(run.algorithm, run.seed) for run in Store(out).plan()] == [("fp32", 1), ("bnn", 1)]
+    call("run", suite, "--out", out, "--seeds", "1", "--only", "algorithm=fp32", "--jobs", 1)
+    assert [(run.algorithm, run.seed) for run in Store(out).plan()] == [("fp32", 1), ("bnn", 1), ("fp32", 0)]
+    assert len(Store(out).records()) == 3
+
+
+def test_layer_statistics(folder, suite):
+    out = folder / "layers"
+    call("run", suite, "--out", out, "--only", "algorithm=bnn", "--layer-statistics", "--jobs", 1)
+    (path,) = out.glob("runs/*/layers.csv")
+    assert path.read_text().splitlines()[0] == "epoch,layer,flip_rate,positive,dead"
+
+
+def test_starting_from_a_checkpoint_of_ones_own(done, folder, suite):
+    (weights,) = done[0].glob("runs/*fp32*/model.safetensors")
+    out = folder / "checkpoint"
+    call("run", suite, "--out", out, "--checkpoint", weights, "--only", "algorithm=recu", "--jobs", 1)
+    records = {record.run.algorithm: record for record in Store(out).records()}
+    before = {record.run.algorithm: record for record in Store(done[0]).records()}
+    assert records["fp32"].run.method == "checkpoint"
+    assert "train" not in records["fp32"].phases
+    # The same start, the same seed: the same figures as when the full-precision network was trained here.
+    for name in ("fp32", "recu"):
+        assert records[name].figures == before[name].figures
+    assert "checkpoint was" in refused("run", suite, "--out", out)
+
+
+def test_an_earlier_failure_counts_only_for_who_asked_for_it(folder):
+    """recu diverges, bnn doesn't: --only algorithm=bnn has done everything that was asked for."""
+    huge = "{epochs: 1, batch_size: 256, optimizer: {name: sgd, lr: 1.0e+30}}"
+    tasks = f"\n  - task: digits\n    full_precision: {{epochs: 1, batch_size: 256}}\n    binarized: {huge}"
+    suite = suite_file(folder, name="diverging", tasks=tasks)
+    out = folder / "diverging"
+    result = call("run", suite, "--out", out, "--only", "algorithm=bnn", "--jobs", 1, status=1)
+    assert re.search(r"\[2/2\] failed digits digits_cnn bnn seed 0: diverged: the mean training loss", result.stdout)
+    assert "2 runs in" in result.stdout
+    assert ", 1 not ok; report:" in result.stdout
+    again = call("run", suite, "--out", out, "--only", "algorithm=bnn", "--jobs", 1, status=1)
+    assert "nothing to do: 2 runs asked for, 2 finished before (1 of them failed)" in again.stdout
+    call("run", suite, "--out", out, "--only", "algorithm=fp32", "--jobs", 1, status=0)
+    rows = json.loads(call("score", out, "--json", status=1).stdout)
+    assert {row["status"] for row in rows if row["algorithm"] == "bnn" and row["metric"] == "om_task"} == {"failed"}
+
+
+def test_wrong_input_is_one_message_and_status_2(folder, suite, done):
+    out = folder / "wrong"
+    run = ("run", suite, "--out", out)
+    assert refused("run", "quik").startswith("unknown suite 'quik'; did you mean 'quick'?")
+    assert "did you mean 'algorithm'?" in refused(*run, "--only", "algoritm=bnn")
+    assert "did you mean 'recu'?" in refused(*run, "--only", "algorithm=reku")
+    for seeds in ("none", "-1", "0", "1,1", "1,", "1.5"):
+        assert refused(*run, f"--seeds={seeds}").startswith(f"--seeds {seeds}: expected")
+    assert "--device tpu: expected auto, cpu or cuda" in refused(*run, "--device", "tpu")
+    assert "no such file" in refused(*run, "--checkpoint", folder / "none")
+    layout = call("run", "cifar10", "--data", folder / "none", "--out", out, status=2).stderr
+    assert layout.startswith(f"error: no CIFAR-10 batch in {folder / 'none'}; expected ")
+    assert not out.exists() or not list(out.iterdir())
+    (folder / "file").write_text("x")
+    assert "is not a folder; choose another --out" in refused("run", suite, "--out", folder / "file")
+    (folder / "letters").mkdir()
+    (folder / "letters" / "a.txt").write_text("x")
+    assert "holds no results of bibench" in refused("run", suite, "--out", folder / "letters")
+    assert [path.name for path in (folder / "letters").iterdir()] == ["a.txt"]
+    assert "holds results of suite 'small' with other settings" in refused("run", "quick", "--out", done[0])
+    assert "did you mean 'suites'?" in refused("list", "suite")
+    assert "no results here" in refused("score", folder / "nothing")
+    assert "no results here" in refused("report", folder / "nothing")
+    train = ("train", "--task", "digits", "--out", out)
+    assert "did you mean 'bireal'?" in refused(*train, "--arch", "digits_cnn", "--algorithm", "birael")
+    assert "did you mean 'digits_cnn'?" in refused(*train, "--arch", "digits_cn", "--algorithm", "bnn")
+    assert "expected fine_tune or from_scratch" in refused(
+        *train, "--arch", "digits_cnn", "--algorithm", "bnn", "--method", "tune"
+    )
+    bad = folder / "bad.yaml"
+    bad.write_text(suite.read_text() + "seed: 3\n")
+    assert refused("validate", bad).startswith(f"{bad}, line ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["run", "quick", "--jobs", "0"], ["run", "quick", "--job", "1"], ["fly"]]
+)
+def test_wrong_usage_is_status_2_too(arguments):
+    result = call(*arguments, status=2)
+    assert result.stdout == ""
+    assert "Usage: " in result.stderr
+
+
+def test_a_truncated_record_is_named(folder, suite):
+    out = folder / "truncated"
+    call("run", suite, "--out", out, "--only", "algorithm=fp32", "--jobs", 1)
+    (path,) = out.glob("runs/*/record.json")
+    path.write_text(path.read_text()[:300])
+    for arguments in (("run", suite, "--out", out), ("score", out), ("report", out)):
+        assert refused(*arguments).startswith(f"{path}: not valid JSON")
+
+
+def test_an_unfitting_checkpoint_starts_nothing(folder, suite):
+    save_weights(folder / "small.safetensors", torch.nn.Linear(2, 2))
+    message = refused("run", suite, "--out", folder / "unfit", "--checkpoint", folder / "small.safetensors")
+    assert "doesn't fit the model" in message
+
+
+def test_two_at_once_into_one_folder(folder, suite):
+    out = folder / "twice"
+    with Store(out).locked():
+        result = bibench("run", suite, "--out", out)
+    assert result.returncode == 2
+    assert "is in use: another bibench process runs into it" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_in_a_terminal_there_are_bars_with_the_time_left(folder, suite):
+    ours, theirs = pty.openpty()
+    out = folder / "terminal"
+    process = subprocess.Popen(
+        command("run", suite, "--out", out, "--jobs", 1, "--only", "algorithm=bnn", "--epochs", 8),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"},
+    )
+    os.close(theirs)
+    text = ""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while part := os.read(ours, 4096):
+            text += part.decode(errors="replace")
+    os.close(ours)
+    assert process.wait(timeout=10) == 0, text
+    assert re.search(r"\[2/2\] ok     (\x1b\[\w+m)*digits digits_cnn bnn seed 0: [\d.]+ percent  [\d.]+ s", text)
+    assert "digits digits_cnn bnn seed 0" in text
+    assert re.search(r"\d of 2 runs, about [\d.]+ s left", text)
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") >= 1  # the cursor is hidden, and shown again
+    assert "2 runs in" in text
+
+
+def test_one_more_algorithm_joins_a_finished_store(folder, suite):
+    """What is there stays; only the new one's runs are added, and all are scored together."""
+    out = folder / "joined"
+    call("run", suite, "--out", out, "--jobs", 1, "--only", "algorithm=bnn")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/record.json")}
+    call("run", suite, "--out", out, "--jobs", 1, "--algorithm", "pact", "--only", "algorithm=pact")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(list(out.glob("runs/*/record.json"))) == len(before) + 1
+    scores = json.loads(call("score", out, "--json").stdout)
+    assert {row["algorithm"] for row in scores} == {"bnn", "pact"}
+    assert "did you mean 'pact'?" in refused("run", suite, "--out", out, "--algorithm", "pakt")
+
+
+def test_one_name_for_two_settings_is_refused(folder):
+    out = folder / "namesakes"
+    recipe = "{epochs: 1, batch_size: 256}"
+    call("run", suite_file(folder, name="twice", recipe=recipe, algorithms="[bnn, dorefa]"), "--out", out, "--jobs", 1)
+    other = suite_file(
+        folder, name="twice", recipe=recipe, algorithms="[{name: dorefa, options: {granularity: layer}}]"
+    )
+    assert "already has 'dorefa' with other settings" in refused("run", other, "--out", out)

@@ -1,0 +1,100 @@
+"""What a person sees while runs go on."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from bibench import display
+from bibench.bench.worker import Outcome
+from bibench.display import Display
+from small_runs import config
+
+RUNS = [config("fp32"), config("bnn"), config("fda"), config("recu")]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass only when a test says so."""
+    now = [1000.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    return now
+
+
+def plain():
+    return Console(file=io.StringIO(), width=60)
+
+
+def ended(run, status="ok", message="91.00 percent"):
+    return Outcome(run=run, status=status, message=message, seconds=3.2)
+
+
+def test_time_left_is_time_so_far_over_what_was_done(clock):
+    with Display(RUNS, plain()) as shown:
+        assert shown.left() is None
+        shown.started(RUNS[0])
+        shown.progressed(RUNS[0].id, 0.0)
+        clock[0] += 10
+        shown.progressed(RUNS[0].id, 0.5)
+        assert shown.left() == pytest.approx(70)  # 1/8 in 10 s, 7/8 left
+        shown.finished(ended(RUNS[0]))
+        clock[0] += 10
+        assert shown.left() == pytest.approx(60)
+
+
+def test_what_was_done_before_an_interruption_is_not_counted_as_speed(clock):
+    with Display(RUNS, plain()) as shown:
+        shown.started(RUNS[0])
+        shown.progressed(RUNS[0].id, 0.8)
+        clock[0] += 10
+        shown.progressed(RUNS[0].id, 1.0)
+        assert shown.left() == pytest.approx(150)  # 1/5 of a run in 10 s, 3 runs left
+
+
+def test_progress_never_goes_back(clock):
+    with Display(RUNS, plain()) as shown:
+        clock[0] += 10
+        shown.finished(ended(RUNS[0]))
+        shown.progressed(RUNS[0].id, 0.4)  # came late, from another process
+        shown.progressed("of another plan", 0.4)
+        assert shown.left() == pytest.approx(30)
+
+
+def test_without_a_terminal_one_plain_line_a_run(clock):
+    console = plain()
+    with Display(RUNS, console) as shown:
+        for run, status, message in zip(
+            RUNS, ("ok", "failed", "error", "ok"), ("91.00 percent", "x" * 90, "[red]", ""), strict=True
+        ):
+            shown.started(run)
+            shown.progressed(run.id, 0.0)
+            clock[0] += 10
+            shown.progressed(run.id, 0.5)
+            shown.finished(ended(run, status, message))
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "[1/4] ok     digits digits_cnn fp32 seed 0: 91.00 percent  3.2 s  (about 30 s left)"
+    assert lines[1] == f"[2/4] failed digits digits_cnn bnn seed 0: {'x' * 90}  3.2 s  (about 20 s left)"
+    assert lines[2] == "[3/4] error  digits digits_cnn fda seed 0: [red]  3.2 s  (about 10 s left)"
+    assert len(lines) == 4
+    assert "\x1b" not in console.file.getvalue()
+
+
+def test_in_a_terminal_bars_with_the_time_left(clock):
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    with Display(RUNS, console) as shown:
+        shown.started(RUNS[0])
+        shown.progressed(RUNS[0].id, 0.0)
+        clock[0] += 10
+        shown.progressed(RUNS[0].id, 0.5)
+        shown.live.refresh()
+        assert "0 of 4 runs, about 1 min 10 s left" in console.file.getvalue()
+        assert "digits digits_cnn fp32 seed 0" in console.file.getvalue()
+        shown.finished(ended(RUNS[0]))
+    assert "\x1b[?25h" in console.file.getvalue()  # the cursor is back
+
+
+def test_after_an_error_the_terminal_is_as_it_was():
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    with pytest.raises(KeyboardInterrupt), Display(RUNS, console):
+        raise KeyboardInterrupt
+    assert console.file.getvalue().count("\x1b[?25l") == console.file.getvalue().count("\x1b[?25h") == 1

@@ -1,0 +1,232 @@
+"""Interrupted, killed, out of space: nothing finished is lost, the rest continues to the same results, bit for bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bibench.bench.plan import make_plan
+from bibench.bench.store import Store
+from bibench.bench.suite import load_suite
+from bibench.bench.worker import Settings, execute
+from bibench.cli import app
+from small_runs import command, content, suite_file
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+EPOCHS = 16
+MARK = "BIBENCH_TEST_MARK"
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    return suite_file(
+        tmp_path_factory.mktemp("suite"), algorithms="[recu]", recipe=f"{{epochs: {EPOCHS}, batch_size: 128}}"
+    )
+
+
+def complete(suite, out):
+    result = CliRunner().invoke(app, ["run", str(suite), "--out", str(out), "--seeds", "2", "--jobs", "1"])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(suite, tmp_path_factory):
+    """What the suite's store holds when nothing happens."""
+    out = tmp_path_factory.mktemp("undisturbed") / "store"
+    complete(suite, out)
+    return content(out)
+
+
+class Driver:
+    """``bibench run`` in a process group of its own, whose processes can be told by their environment."""
+
+    def __init__(self, *arguments):
+        self.mark = f"{MARK}={uuid.uuid4()}"
+        name, _, value = self.mark.partition("=")
+        self.process = subprocess.Popen(
+            command("run", *arguments, "--checkpoint-seconds", 0),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {name: value},
+            start_new_session=True,
+        )
+
+    def alive(self):
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                dead = (path / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+                marked = self.mark.encode() in (path / "environ").read_bytes().split(b"\0")
+            except OSError:  # it has just ended
+                continue
+            if marked and not dead:
+                found.append(int(path.name))
+        return found
+
+    def end(self, seconds=10):
+        """Status and messages, once the driver and everything that it started are gone."""
+        try:
+            out, err = self.process.communicate(timeout=seconds)
+            end = time.monotonic() + seconds
+            while self.alive() and time.monotonic() < end:
+                time.sleep(0.05)
+            assert self.alive() == []
+        finally:
+            for process in self.alive():
+                os.kill(process, signal.SIGKILL)
+        return self.process.returncode, out, err
+
+
+def when(condition, driver, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        if driver.process.poll() is not None or time.monotonic() > end:
+            raise AssertionError(f"it didn't come to that: {driver.end()}")
+        time.sleep(0.01)
+
+
+def unfinished(out):
+    """The epoch of every checkpoint in a store."""
+    epochs = []
+    for path in out.glob("runs/*/checkpoint.json"):
+        if not (path.parent / "record.json").exists():
+            try:
+                epochs.append(json.loads(path.read_text())["epoch"])
+            except FileNotFoundError:  # finished just now
+                continue
+    return epochs
+
+
+STOPPED = "stopped; what is finished is kept: run the same command again to continue\n"
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "to", "jobs", "status", "message"),
+    [
+        pytest.param(signal.SIGINT, "group", 1, 130, STOPPED, id="ctrl-c"),
+        pytest.param(signal.SIGINT, "group", 2, 130, STOPPED, id="ctrl-c-two-jobs"),
+        pytest.param(signal.SIGTERM, "driver", 2, 130, STOPPED, id="terminated"),
+        pytest.param(signal.SIGKILL, "driver", 2, -9, "", id="killed"),
+    ],
+)
+def test_stopped_in_the_middle_and_run_again(suite, undisturbed, tmp_path, number, to, jobs, status, message):
+    out = tmp_path / "store"
+    driver = Driver(suite, "--out", out, "--seeds", 2, "--jobs", jobs)
+    when(lambda: any(2 <= epoch < EPOCHS - 5 for epoch in unfinished(out)), driver)
+    (os.killpg if to == "group" else os.kill)(driver.process.pid, number)
+    ended, _, told = driver.end()
+    assert ended == status
+    assert told == message or number == signal.SIGKILL  # then only Python's own resource tracker has something to say
+    assert "Traceback" not in told
+    assert any(0 < epoch < EPOCHS for epoch in unfinished(out))  # it is in the middle that it continues
+
+    complete(suite, out)
+    assert content(out) == undisturbed
+    assert not list(out.rglob("*checkpoint*"))
+    assert not list(out.glob("runs/*/.*"))
+
+
+@linux
+@pytest.mark.slow
+def test_ctrl_c_is_the_drivers_business_from_a_workers_first_moment(suite, tmp_path):
+    """A terminal sends Ctrl-C to every process; a worker that is still starting must not die of it."""
+    driver = Driver(suite, "--out", tmp_path / "store", "--seeds", 2, "--jobs", 2, "--epochs", 1)
+
+    def workers():
+        return [p for p in driver.alive() if b"--multiprocessing-fork" in Path(f"/proc/{p}/cmdline").read_bytes()]
+
+    when(lambda: len(workers()) == 2, driver)
+    for _ in range(4):
+        time.sleep(0.2)
+        for process in workers():
+            os.kill(process, signal.SIGINT)
+    status, out, err = driver.end(60)
+    assert (status, err) == (0, "")
+    assert "4 runs in" in out
+
+
+def test_a_truncated_checkpoint_is_named_and_the_others_go_on(tmp_path):
+    path = suite_file(tmp_path, recipe="{epochs: 3, batch_size: 256}")
+    out = tmp_path / "store"
+    arguments = ["run", str(path), "--out", str(out), "--jobs", "1"]
+    assert CliRunner().invoke(app, [*arguments, "--only", "algorithm=fp32"]).exit_code == 0
+    bnn = next(run for run in make_plan(load_suite(str(path))) if run.algorithm == "bnn")
+
+    def stop(share):
+        if share > 0.8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(bnn, Settings(out=out, checkpoint_seconds=0), stop)
+    folder = Store(out).folder(bnn.id)
+    (tensors,) = folder.glob("checkpoint-*.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:1000])
+
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert f"error  digits digits_cnn bnn seed 0: {tensors} has 1000 bytes" in result.stdout
+    assert f"delete {folder} and run the same command again" in result.stdout
+    assert [record.run.algorithm for record in Store(out).records()] == ["fp32", "recu"]
+    shutil.rmtree(folder)
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert len(Store(out).records()) == 3
+
+
+SCRIPT = """
+mount -t tmpfs -o size=$SIZE tmpfs "$DISK" || exit 99
+"$@" > "$RESULT/first" 2>&1; echo $? > "$RESULT/status"
+ls -A "$DISK"/store/runs/* > "$RESULT/files"
+mount -o remount,size=100m "$DISK"
+"$@" > "$RESULT/second" 2>&1; echo $? >> "$RESULT/status"
+cp -r "$DISK/store" "$RESULT/store"
+"""
+
+
+def can_mount():
+    probe = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return bool(shutil.which("unshare")) and subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+@linux
+@pytest.mark.slow
+def test_a_full_disk(suite, undisturbed, tmp_path):
+    if not can_mount():
+        pytest.skip("a disk of its own needs user and mount namespaces (unshare --user --mount)")
+    weights = max(len(value) for name, value in undisturbed.items() if name.endswith("model.safetensors"))
+    # SGD has one number a weight and Adam two, beside the weights; while a checkpoint is written the last one is
+    # there too. The first run needs 4 times its weights at most, the second 7 times with those of the first.
+    size = int(5.5 * weights)
+    (tmp_path / "disk").mkdir()
+    environment = {"DISK": tmp_path / "disk", "RESULT": tmp_path, "SIZE": size}
+    run = command(
+        "run", suite, "--out", tmp_path / "disk" / "store", "--jobs", 1, "--seeds", 2, "--checkpoint-seconds", 0
+    )
+    # The mount is in a namespace of its own and is gone with it.
+    subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SCRIPT, "sh", *run],
+        env=os.environ | {name: str(value) for name, value in environment.items()},
+        check=True,
+        timeout=120,
+    )
+    first, second = ((tmp_path / name).read_text() for name in ("first", "second"))
+    assert (tmp_path / "status").read_text().split() == ["1", "0"], first + second
+    assert "[1/4] ok     digits digits_cnn fp32 seed 0" in first
+    assert "[2/4] error  digits digits_cnn recu seed 0: No space left on device: " in first
+    assert "free some space and run the same command again: nothing finished is lost" in first
+    assert "[3/4]" not in first  # every other run would meet it too
+    assert "Traceback" not in first
+    assert ".tmp" not in (tmp_path / "files").read_text()
+    assert "3 runs to do" in second  # the finished one is not repeated
+    assert content(tmp_path / "store") == undisturbed
+    assert not list((tmp_path / "disk").iterdir())
