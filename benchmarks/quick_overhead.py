@@ -1,6 +1,6 @@
 """What `bibench run quick` spends outside training steps, evaluation and measuring.
 
-The run's wall time is compared with the seconds that its records say were spent in these, divided by the runs at a time.
+The run's wall time is compared with the seconds that its records say were spent in these, over the runs at a time.
 
     python benchmarks/quick_overhead.py [--jobs 2] [--repeats 3]
 """
