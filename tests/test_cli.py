@@ -123,6 +123,8 @@ def test_list(kind):
     assert names[: len(expected)] == expected
     table = call("list", kind).stdout
     assert all(name in table for name in names)
+    assert kind != "algorithms" or "A·1[a > A/2]" in table  # brackets are no markup
+    assert not any(line.endswith(" ") for line in table.splitlines())
 
 
 def test_validate(suite):

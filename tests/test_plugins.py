@@ -90,6 +90,13 @@ def test_a_broken_package_breaks_nothing_else(tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[bibench.algorithms]\nzz = nowhere:zz\nbnn = nowhere:bnn\n")
     assert run(BROKEN, tmp_path).split() == ["zz", "bnn"]
+    refused = bibench(
+        "train", "--task", "digits", "--arch", "digits_cnn", "--algorithm", "zz", PYTHONPATH=str(tmp_path)
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(
+        "error: algorithm 'zz' of package 'broken' can't be loaded (nowhere:zz): ModuleNot"
+    )
 
 
 def test_a_suite_of_ones_own_objects_is_run_and_scored(tmp_path):

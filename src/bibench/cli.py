@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bibench import __version__, registry
 from bibench.algorithms import composition
@@ -26,7 +27,7 @@ from bibench.bench.worker import Outcome, Settings
 from bibench.display import Display
 from bibench.nn import resolve
 from bibench.records import Record, RecordError
-from bibench.report import Meta, print_tables, write_report
+from bibench.report import Meta, print_plainly, print_tables, write_report
 from bibench.report.summary import duration
 from bibench.tasks.base import DataError
 from bibench.tracks.comparisons import comparisons
@@ -329,8 +330,9 @@ def list_(
     for key in rows[0]:
         table.add_column(key, overflow="fold")
     for row in rows:
-        table.add_row(*(", ".join(value) if isinstance(value, list) else str(value) for value in row.values()))
-    _out.print(table)
+        # As texts: a formula's brackets are no markup.
+        table.add_row(*(Text(", ".join(value) if isinstance(value, list) else str(value)) for value in row.values()))
+    print_plainly(_out, lambda console: console.print(table))
 
 
 def _listing(kind: str) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ KINDS: tuple[str, ...] = tuple(_BUILTIN)
 
 
 class UnknownName(ValueError):
-    """A name that no built-in object and no installed package provides."""
+    """A name that no built-in object and no installed package provides, or whose package can't be loaded."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -87,7 +87,8 @@ def get(kind: str, name: str) -> Any:
     """The object behind a name.
 
     Raises:
-        UnknownName: the name is not known; the message has the nearest one that is.
+        UnknownName: the name is not known, and the message has the nearest one that is; or the package that provides
+            it fails to load.
     """
     built_in = _BUILTIN[kind]
     if name in built_in:
@@ -95,6 +96,12 @@ def get(kind: str, name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     plugins = _plugins(kind)
     if name in plugins:
-        return plugins[name].load()
+        try:
+            return plugins[name].load()
+        except Exception as error:  # it is somebody else's code, and can fail in any way
+            raise UnknownName(
+                f"{kind[:-1]} '{name}' of package '{origin(kind, name)}' can't be loaded ({plugins[name].value}): "
+                f"{type(error).__name__}: {error}"
+            ) from error
     known = names(kind)
     raise UnknownName(f"unknown {kind[:-1]} '{name}'{did_you_mean(name, known)} (known: {', '.join(known)})")

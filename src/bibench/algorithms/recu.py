@@ -102,7 +102,7 @@ class StandardisedSign(Rule):
         self.sample_dims = layer.sample_dims
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and math.prod(x.shape[d] for d in self.sample_dims) > 1:  # a single value has no spread
+        if self.training and x.flatten(self.sample_dims[0]).shape[-1] > 1:  # a single value has no spread
             x = x / (x.var(dim=self.sample_dims, keepdim=True) + _EPSILON).sqrt()
         return surrogate(sgn(x), x, approx_ste)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -88,7 +88,7 @@ def prepare(
     return runs
 
 
-_MAY_CHANGE = {"algorithms", "on_request", "seeds", "tracks", "layer_statistics"}
+_MAY_CHANGE = {"algorithms", "on_request", "seeds", "layer_statistics"}
 
 
 def _description(suite: Suite, epochs: int | None, checkpoint: str | None, devices: int) -> dict[str, Any]:
@@ -123,8 +123,8 @@ def run_suite(
         return runs, run_plan(runs, settings, jobs=jobs, listener=listener(todo))
 
 
-def score_store(store: Store, tracks: Sequence[str] | None = None) -> tuple[Results, list[Score], list[Track]]:
-    """Score what a store holds with the given tracks, or with all that are known.
+def score_store(store: Store) -> tuple[Results, list[Score], list[Track]]:
+    """Score what a store holds, with the tracks of its suite.
 
     Raises:
         StoreError: nothing was ever asked of the store.
@@ -132,5 +132,6 @@ def score_store(store: Store, tracks: Sequence[str] | None = None) -> tuple[Resu
     results = store.results()
     if not results.plan:
         raise StoreError(f"{store.root}: plan.json names no runs")
-    chosen: list[Track] = [registry.get("tracks", name) for name in tracks or registry.names("tracks")]
+    names = store.suite().get("tracks") or registry.names("tracks")
+    chosen: list[Track] = [registry.get("tracks", str(name)) for name in names]
     return results, score_tracks(results, chosen), chosen

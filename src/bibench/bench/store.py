@@ -35,6 +35,7 @@ from bibench.records import Record, Results, RunConfig, read_record
 
 __all__ = ["Store", "StoreError"]
 
+_DESCRIPTIVE = {"description", "tracks"}
 _PLAN = TypeAdapter(list[RunConfig])
 
 
@@ -103,7 +104,7 @@ class Store:
         """Make the folder this suite's, and remember which runs were asked for and on which data.
 
         Args:
-            suite: name and settings, which must be the same whenever the store is used, save the description.
+            suite: name and settings, which must be the same whenever the store is used, save description and tracks.
             runs: what is asked for this time; added to what was.
             data: fingerprint of the data by task.
 
@@ -113,7 +114,7 @@ class Store:
         path = self.root / "suite.json"
         if path.is_file():
             found = self.suite()
-            keys = {*found, *suite} - {"description"}
+            keys = {*found, *suite} - _DESCRIPTIVE
             differing = sorted(key for key in keys if found.get(key) != suite.get(key))
             if differing:
                 what = ", ".join(

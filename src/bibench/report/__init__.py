@@ -1,6 +1,6 @@
 """What a person reads: tables for the terminal, plots, and one self-contained HTML page."""
 
 from bibench.report.html import Meta, write_report
-from bibench.report.tables import print_tables
+from bibench.report.tables import print_plainly, print_tables
 
-__all__ = ["Meta", "print_tables", "write_report"]
+__all__ = ["Meta", "print_plainly", "print_tables", "write_report"]

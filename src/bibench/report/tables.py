@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -24,7 +24,7 @@ from bibench.report.summary import (
 )
 from bibench.tracks.comparisons import Comparison
 
-__all__ = ["print_tables"]
+__all__ = ["print_plainly", "print_tables"]
 
 _SHOWN = 10  # missing things listed in a terminal; `score --json` and report.html have all
 _PLAIN_WIDTH = 1000
@@ -43,13 +43,17 @@ def print_tables(
 
     >>> print_tables(Results(plan=[], records=[]), [], [])
     """
-    console = console or Console(highlight=False)
+    print_plainly(console or Console(highlight=False), lambda chosen: _print_all(results, scores, found, chosen))
+
+
+def print_plainly(console: Console, show: Callable[[Console], None]) -> None:
+    """Let ``show`` print to a console; where that is no terminal, as wide as it takes and without trailing blanks."""
     if console.is_terminal:
-        _print_all(results, scores, found, console)
+        show(console)
         return
     plain = Console(file=io.StringIO(), width=_PLAIN_WIDTH, color_system=None, highlight=False)
     with plain.capture() as text:
-        _print_all(results, scores, found, plain)
+        show(plain)
     for line in text.get().splitlines():
         console.file.write(line.rstrip() + "\n")
 
