@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="*", default=registry.names("algorithms"))
     options = parser.parse_args()
 
+    # The networks share their code, so to the compiler each is another specialisation of it.
+    torch._dynamo.config.recompile_limit = 64
     device = torch.device(options.device)
     torch.manual_seed(0)
     shape = (3, options.size, options.size)

@@ -220,12 +220,12 @@ def test_wrong_input_is_one_message_and_status_2(folder, suite, done):
     assert refused("run", "quik").startswith("unknown suite 'quik'; did you mean 'quick'?")
     assert "did you mean 'algorithm'?" in refused(*run, "--only", "algoritm=bnn")
     assert "did you mean 'recu'?" in refused(*run, "--only", "algorithm=reku")
-    for seeds in ("none", "-1", "0", "1,1", "1,", "1.5"):
+    for seeds in ("none", "-1", "0", "1,1", "1,", "1.5", "1000000000"):
         assert refused(*run, f"--seeds={seeds}").startswith(f"--seeds {seeds}: expected")
     assert "--device tpu: expected auto, cpu or cuda" in refused(*run, "--device", "tpu")
     assert "no such file" in refused(*run, "--checkpoint", folder / "none")
     layout = call("run", "cifar10", "--data", folder / "none", "--out", out, status=2).stderr
-    assert layout.startswith(f"error: no CIFAR-10 batch in {folder / 'none'}; expected ")
+    assert layout.startswith(f"error: --data {folder / 'none'}: no such folder; expected ")
     assert not out.exists() or not list(out.iterdir())
     (folder / "file").write_text("x")
     assert "is not a folder; choose another --out" in refused("run", suite, "--out", folder / "file")

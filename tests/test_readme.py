@@ -8,7 +8,11 @@ import torch
 import bibench
 from bibench import registry
 from bibench.algorithms import composition
+from bibench.bench.plan import make_plan
+from bibench.bench.suite import parse_suite
 from bibench.nn import resolve
+from small_runs import bibench as command
+from small_runs import suite_file
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -56,3 +60,25 @@ def test_the_own_algorithm_has_at_most_30_lines_and_works() -> None:
     binary(x).sum().backward()
     assert bibench.summary(binary).binarized == ("1",)
     assert binary[1].weight.grad.abs().sum() > 0
+
+
+def test_the_pandas_lines_read_a_store(tmp_path, monkeypatch) -> None:
+    out = tmp_path / "results" / "quick"
+    suite = suite_file(tmp_path, recipe="{epochs: 1, batch_size: 256}")
+    assert command("run", suite, "--out", out, "--jobs", 1).returncode == 0
+    found = re.search(r"```python\nimport json\n(.*?)```", README, re.DOTALL)
+    assert found
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec("import json\n" + found[1], names)
+    accuracy = names["figures"].query("name == 'accuracy'")
+    assert set(accuracy["run.algorithm"]) == {"fp32", "bnn", "recu"}
+    assert len(names["epochs"]) == 3
+
+
+def test_the_example_suite_is_valid() -> None:
+    found = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert found
+    suite = parse_suite(found[1], "README.md")
+    assert suite.seeds == (0, 1, 2, 3, 4)
+    assert {run.recipe.optimizer.lr for run in make_plan(suite) if run.operator} == {0.0005}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,14 +23,15 @@ from bibench.algorithms import composition
 from bibench.bench.benchmark import choose_device, default_jobs, run_suite, score_store
 from bibench.bench.plan import PlanError, make_plan, parse_only
 from bibench.bench.store import Store, StoreError
-from bibench.bench.suite import AlgorithmEntry, Suite, SuiteError, TaskEntry, load_suite, shipped_suites
+from bibench.bench.suite import AlgorithmEntry, Suite, SuiteError, TaskEntry, load_suite, seeds_up_to, shipped_suites
 from bibench.bench.worker import Outcome, Settings
 from bibench.display import Display
-from bibench.nn import resolve
+from bibench.nn import AlgorithmError, resolve
 from bibench.records import Record, RecordError
 from bibench.report import Meta, print_plainly, print_tables, write_report
 from bibench.report.summary import duration
 from bibench.tasks.base import DataError
+from bibench.tracks import ScoreError
 from bibench.tracks.comparisons import comparisons
 from bibench.training import CheckpointError
 
@@ -49,7 +51,17 @@ app = typer.Typer(
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
-_BAD_INPUT = (SuiteError, PlanError, StoreError, RecordError, CheckpointError, DataError, registry.UnknownName)
+_BAD_INPUT = (
+    AlgorithmError,
+    CheckpointError,
+    DataError,
+    PlanError,
+    RecordError,
+    ScoreError,
+    StoreError,
+    SuiteError,
+    registry.UnknownName,
+)
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the data sets' original files.")]
@@ -57,7 +69,9 @@ SubsetOption = Annotated[
     bool, typer.Option("--allow-subset", help="Accept a part of a data set; the results will say so.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of each run on a CPU.")]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=1, max=os.cpu_count() or 1, help="Threads of each run on a CPU.")
+]
 EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs in place of every recipe's own.")]
 CheckpointOption = Annotated[
     Path | None,
@@ -116,7 +130,10 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
     except ValueError as error:
         raise PlanError(f"--seeds {text}: expected how many, such as 3, or which, such as 0,2,5") from error
     if "," not in text:
-        seeds = tuple(range(seeds[0]))
+        try:
+            seeds = seeds_up_to(seeds[0])
+        except ValueError as error:
+            raise PlanError(f"--seeds {text}: {error}") from error
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
         raise PlanError(f"--seeds {text}: expected at least one, none negative, each once")
     return seeds
@@ -330,9 +347,14 @@ def list_(
     for key in rows[0]:
         table.add_column(key, overflow="fold")
     for row in rows:
+        cells = (row.get(key, "") for key in rows[0])
         # As texts: a formula's brackets are no markup.
-        table.add_row(*(Text(", ".join(value) if isinstance(value, list) else str(value)) for value in row.values()))
+        table.add_row(*(Text(cell if isinstance(cell, str) else _joined(cell)) for cell in cells))
     print_plainly(_out, lambda console: console.print(table))
+
+
+def _joined(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _listing(kind: str) -> list[dict[str, Any]]:
@@ -341,27 +363,33 @@ def _listing(kind: str) -> list[dict[str, Any]]:
         return [
             {"name": suite.name, "runs": len(make_plan(suite)), "description": suite.description} for suite in suites
         ]
+    rows = [_row(kind, name) for name in registry.names(kind)]
     if kind == "algorithms":
-        none: dict[str, Any] = {"name": "fp32", "title": "full precision"}
-        none |= dict.fromkeys(("weight", "activation", "scale", "gradient"), "") | {"from": "bibench"}
-        return [none] + [
-            {"name": name, "title": (algorithm := resolve(name)).title}
-            | composition(algorithm)._asdict()
-            | {"from": registry.origin(kind, name)}
-            for name in registry.names(kind)
-        ]
-    fields = {
-        "architectures": ("title", "family", "modality"),
-        "tasks": ("title", "modality", "architectures"),
-        "tracks": ("title", "description"),
-    }[kind]
-    rows = []
-    for name in registry.names(kind):
-        item = registry.get(kind, name)
-        values = {field: getattr(item, field) for field in fields}
-        rows.append({"name": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}})
-        rows[-1]["from"] = registry.origin(kind, name)
+        none = dict.fromkeys(rows[0], "") | {"name": "fp32", "title": "full precision", "from": "bibench"}
+        return [none, *rows]
     return rows
+
+
+_FIELDS = {
+    "architectures": ("title", "family", "modality"),
+    "tasks": ("title", "modality", "architectures"),
+    "tracks": ("title", "description"),
+}
+
+
+def _row(kind: str, name: str) -> dict[str, Any]:
+    """One row of a list; what another package provides may be broken, which its row says."""
+    origin = {"from": registry.origin(kind, name)}
+    try:
+        if kind == "algorithms":
+            algorithm = resolve(name)
+            return {"name": name, "title": algorithm.title} | composition(algorithm)._asdict() | origin
+        item = registry.get(kind, name)
+        return {"name": name} | {field: getattr(item, field) for field in _FIELDS[kind]} | origin
+    except Exception as error:
+        if origin["from"] == "bibench":
+            raise
+        return {"name": name, "title": f"broken: {error}"} | origin
 
 
 @app.command()

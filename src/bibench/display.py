@@ -89,6 +89,8 @@ class Display:
         )
         self.console.print(line, soft_wrap=True, highlight=False)
         sys.stdout.flush()
+        if outcome.status == "error" and not sys.stderr.isatty():  # in a terminal it would stand there twice
+            print(f"error: {_name(outcome.run)}: {outcome.message}", file=sys.stderr)
 
     def left(self) -> float | None:
         """Seconds left, or None as long as nothing can be said."""

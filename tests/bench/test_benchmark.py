@@ -46,7 +46,7 @@ def test_checkpoints_that_cannot_be_used(tmp_path, suite):
     save_weights(weights, torch.nn.Linear(2, 2))
     refused(suite, settings, CheckpointError, r"weights\.safetensors doesn't fit the model")
     save_weights(weights, model_of(config("fp32")))
-    assert {run.method for run in prepare(suite, settings)} == {"checkpoint", "fine_tune"}
+    assert {run.method for run in prepare(suite, settings).runs} == {"checkpoint", "fine_tune"}
 
 
 def test_one_checkpoint_is_for_one_network(tmp_path):
@@ -67,12 +67,18 @@ def test_nothing_to_score(tmp_path):
         score_store(Store(tmp_path))
 
 
+def claim(suite, settings):
+    """What a run does before its first step."""
+    prepared = prepare(suite, settings)
+    Store(settings.out).claim(prepared.description, prepared.runs, prepared.data)
+
+
 def test_a_store_is_scored_with_the_tracks_of_its_suite(tmp_path, suite):
     settings = Settings(out=tmp_path / "store")
-    prepare(suite, settings)
+    claim(suite, settings)
     results, scores, tracks = score_store(Store(settings.out))
     assert [track.name for track in tracks] == ["learning_task", "neural_architecture"]
     assert len(results.plan) == 3
     assert {score.status for score in scores} == {"incomplete"}
-    prepare(suite.model_copy(update={"tracks": ("learning_task",)}), settings)  # what is scored may change
+    claim(suite.model_copy(update={"tracks": ("learning_task",)}), settings)  # what is scored may change
     assert [track.name for track in score_store(Store(settings.out))[2]] == ["learning_task"]

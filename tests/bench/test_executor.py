@@ -127,8 +127,8 @@ def test_a_diverged_algorithm_is_recorded_and_not_repeated(tmp_path):
         ("bnn", "failed"),
         ("recu", "failed"),
     ]
-    _, scores, _ = score_store(Store(tmp_path / "store"), ["learning_task"])
-    failed = [score for score in scores if score.algorithm == "recu"]
+    _, scores, _ = score_store(Store(tmp_path / "store"))
+    failed = [score for score in scores if (score.track, score.algorithm) == ("learning_task", "recu")]
     assert failed
     for score in failed:
         assert (score.status, score.value) == ("failed", None)

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from bibench.bench.store import Store, StoreError
 from bibench.records import Environment, Figure, Record, RecordError
@@ -187,7 +188,7 @@ def test_one_process_at_a_time(tmp_path):
         other.wait()
         with store.locked():  # however it ended
             store.claim(SUITE, [config()], {})
-        assert not (store.root / ".lock").exists()
+        assert (store.root / ".bibench.lock").read_bytes() == b""  # it stays
     finally:
         other.kill()
         other.wait()
@@ -216,3 +217,79 @@ def test_a_crash_while_writing_leaves_the_old_file(store, monkeypatch):
         store.commit(record_of(config(), status="failed"))
     assert store.record(config().id).status == "ok"
     assert [path.name for path in store.folder(config().id).iterdir()] == ["record.json"]
+
+
+def test_another_folder_is_refused_before_anything_is_made_in_it(tmp_path):
+    (tmp_path / ".lock").write_text("the user's own")
+    message = f"{tmp_path} is not an empty folder and holds no results of bibench; choose another --out"
+    with pytest.raises(StoreError) as caught, Store(tmp_path).locked():
+        pass
+    assert str(caught.value) == message
+    assert refused(Store(tmp_path), SUITE, [config()], {}) == message
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_lock_that_is_a_folder_is_refused(store):
+    (store.root / ".bibench.lock").mkdir()
+    with pytest.raises(StoreError, match=r"\.bibench\.lock is a folder, not the store's lock file"), store.locked():
+        pass
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("name", ["suite.json", "plan.json", "data.json"])
+def test_json_that_is_too_deep_is_named(store, name):
+    (store.root / name).write_text(DEEP)
+    assert f"{store.root / name}: can't be read" in refused(store, SUITE, [config()], {"digits": "a" * 64})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"epoch,loss\n1\n", b"epoch,loss\n1,2,3\n", b"epoch\nx\n", b"epoch\n\xff\n", b"epoch\nnan\n", b"epoch\ninf\n"],
+)
+def test_damaged_epochs_are_refused(store, content):
+    path = store.folder("a-run") / "epochs.csv"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"epochs\.csv: .*; delete it$"):
+        store.epochs("a-run")
+
+
+@pytest.mark.parametrize(
+    "score",
+    [np.ones((2, 2), np.float32), np.ones(0, np.float32), np.array([1, np.nan], np.float32), np.ones(2, np.int64)],
+)
+def test_predictions_of_another_kind_are_refused(store, score):
+    path = store.folder("a-run") / "predictions.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(save({"score": score}))
+    with pytest.raises(StoreError, match=r"predictions\.safetensors: expected one finite .*; delete it$"):
+        store.predictions("a-run")
+
+
+def test_only_planned_records_are_read(store):
+    store.commit(record_of(config()))
+    stray = store.root / "runs" / "x" / "record.json"
+    stray.parent.mkdir()
+    stray.write_text("{}")
+    assert store.records() == [record_of(config())]
+    (store.root / "plan.json").unlink()
+    with pytest.raises(RecordError, match="not a record of bibench"):
+        store.records()
+
+
+def test_a_record_with_another_configuration_is_refused(store):
+    store.commit(record_of(config()).model_copy(update={"run": config(seed=1)}))
+    for read in (lambda: store.record(config().id), store.records):
+        with pytest.raises(StoreError, match="its configuration doesn't match its name; delete it and run the suite"):
+            read()
+
+
+@pytest.mark.parametrize("content", [{"task": "../x"}, {"architecture": "a/b"}, {"algorithm": "a\0b"}])
+def test_a_plan_never_leads_out_of_the_store(store, content):
+    path = store.root / "plan.json"
+    plan = json.loads(path.read_text())
+    path.write_text(json.dumps([plan[0] | content]))
+    with pytest.raises(StoreError, match=r"plan\.json: .* is not the name of a run"):
+        store.plan()

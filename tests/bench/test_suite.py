@@ -84,8 +84,8 @@ WRONG = [
     ("name: x\n" + TASK + "algorithms: [bnn]\nseed: 3\n", ", line 5: unknown key 'seed'; did you mean 'seeds'?"),
     ("name: x\n" + TASK + "algorithms:\n - {name: bnn, lable: a}\n", "line 5: unknown key 'algorithms.0.lable'; did you mean 'label'?"),
     ("name: x\ntasks:\n  - task: digits\n    architecture: [a]\nalgorithms: [bnn]\n", "line 4: unknown key 'tasks.0.architecture'; did you mean 'architectures'?"),
-    ("name: x\n" + TASK + "algorithms: [bnn]\nseeds: many\n", "line 5: 'seeds' is 'many': Input should be a valid tuple"),
-    ("name: x\n" + TASK + "algorithms: [bnn]\nseeds: 0\n", "line 5: 'seeds' is 0: Value error, expected at least one seed"),
+    ("name: x\n" + TASK + "algorithms: [bnn]\nseeds: many\n", "line 5: 'seeds' is 'many': expected a list"),
+    ("name: x\n" + TASK + "algorithms: [bnn]\nseeds: 0\n", "line 5: 'seeds' is 0: Value error, expected 1 to 1000 seeds"),
     ("name: x\n" + TASK + "algorithms: [bnn]\nseeds:\n  - 1\n  - -2\n", "line 7: 'seeds.1' is -2"),
     ("name: x\n" + TASK + "algorithms: [bnn]\nseeds: [1, 1]\n", "line 5: 'seeds' is"),
     ("name: x\n" + TASK + "algorithms: [bnn]\npadding_value: 2\n", "line 5: 'padding_value' is 2"),
@@ -165,3 +165,27 @@ def test_unknown_suite_has_the_nearest():
 def test_a_path_with_another_suffix_is_a_path(tmp_path):
     path = suite_file(tmp_path)
     assert load_suite(str(path.rename(tmp_path / "suite.txt"))).name == "small"
+
+
+SMALL = "name: mine\ntasks: [{task: digits}]\nalgorithms: [bnn]\n"
+
+
+def test_an_optimizer_without_a_name_is_the_default_one_with_other_fields(tmp_path):
+    suite = loaded(tmp_path, SMALL.replace("{task: digits}", "{task: digits, binarized: {optimizer: {lr: 0.5}}}"))
+    full, binary = (run.recipe.optimizer for run in make_plan(suite))
+    assert (binary.name, binary.lr) == ("adam", 0.5)
+    assert full.name == "sgd"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SMALL + "seeds: 1000000000\n", ", line 4: 'seeds' is 1000000000: Value error, expected 1 to 1000 seeds"),
+        (SMALL.replace("[bnn]", "bnn"), ", line 3: 'algorithms' is 'bnn': expected a list, such as [a, b]"),
+        (SMALL.replace("bnn", f"{{name: bnn, label: {'x' * 65}}}"), ", line 3: 'algorithms.0.label' is "),
+        (SMALL.replace("bnn", "{name: bnn, label: FP32}"), ", line 3: two algorithms are called 'FP32'"),
+        (SMALL.replace("bnn", "fp32"), ", line 3: 'fp32' is full precision"),
+    ],
+)
+def test_values_that_make_no_sense(tmp_path, text, message):
+    assert refused(tmp_path, text).startswith(message)

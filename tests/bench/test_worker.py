@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,40 @@ def test_records_are_plain_json(settings):
     content = json.loads((Store(settings.out).folder(run.id) / "record.json").read_text())
     assert content["schema_version"] == 1
     assert content["run"]["recipe"]["optimizer"]["name"] == "adam"
+
+
+def alter(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"), [(Path.unlink, "is missing"), (alter, "has another SHA-256 than its run's record says")]
+)
+def test_damaged_full_precision_weights_are_refused_with_a_way_out(settings, damage, what):
+    parent = config("fp32", SHORT)
+    child = config("bnn", SHORT, method="fine_tune", parent=parent.id)
+    assert execute(parent, settings).status == "ok"
+    store = Store(settings.out)
+    undamaged = store.weights(parent.id).read_bytes()
+    damage(store.weights(parent.id))
+    outcome = execute(child, settings)
+    assert outcome.status == "error"
+    assert outcome.message.startswith(f"{store.weights(parent.id)} {what}")
+    folder = store.folder(parent.id)
+    assert f"delete the folder {folder} and run the same command again: it is trained anew" in outcome.message
+    shutil.rmtree(folder)
+    assert execute(parent, settings).status == "ok"
+    assert store.weights(parent.id).read_bytes() == undamaged
+    assert execute(child, settings).status == "ok"
+
+
+def test_weights_without_a_recorded_hash_are_taken(settings):
+    parent = config("fp32", SHORT)
+    execute(parent, settings)
+    path = Store(settings.out).folder(parent.id) / "record.json"
+    content = json.loads(path.read_text())
+    del content["weights"]  # as earlier versions wrote it
+    path.write_text(json.dumps(content))
+    assert execute(config("bnn", SHORT, method="fine_tune", parent=parent.id), settings).status == "ok"

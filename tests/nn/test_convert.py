@@ -12,13 +12,15 @@ from torch.nn.utils import parametrizations
 import bibench
 from bibench import BinarizeError, binarize, default_filter, summary
 from bibench.algorithms.dorefa import dorefa
-from bibench.nn import BinaryConv2d, BinaryLayer, BinaryLinear, BinaryMatmul, set_progress
+from bibench.nn import AlgorithmError, BinaryConv2d, BinaryLayer, BinaryLinear, BinaryMatmul, set_progress
+from bibench.registry import UnknownName
 
 EXAMPLE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def reasons(model: nn.Module) -> dict[str, str]:
-    return {layer.name: layer.reason for layer in summary(model) if layer.decision == "full precision"}
+    told = summary(model)
+    return {layer.name: layer.reason for layer in told if layer.name in told.full_precision}
 
 
 def linears(count: int, width: int = 8, between: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -259,9 +261,47 @@ def test_functional_relu_is_told():
     assert summary(binary).never_negative == ("b",)
     text = str(summary(binary))
     assert "[! input never negative: every sign is +1]" in text
-    assert "The input of b was never negative on the example, probably behind a functional ReLU" in text
+    assert "b was never negative on the example, for instance behind a functional ReLU, a sigmoid or a max-pool" in text
+    assert "or by chance on this example" in text
+    assert "replace it by torch.nn.Hardtanh in the model's code" in text
     assert summary(binarize(Functional(), "bnn")).never_negative == ()
     assert summary(binarize(Functional(), "pact", example=torch.randn(16, 8))).never_negative == ()
+
+
+def test_a_constant_operand_is_told():
+    x = torch.randn(64, 8)
+    net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2))
+    told = summary(binarize(net, "pact", example=x))  # its threshold is 1.5, above all that tanh gives
+    assert (told.constant, told.never_negative) == (("2",), ())
+    assert "[! binarized input constant]" in str(told)
+    assert "The binarized input of 2 was constant on the example" in str(told)
+    assert summary(binarize(net, "bnn", example=x)).constant == ()
+    both = summary(binarize(Functional(), "bnn", example=x))
+    assert both.constant == both.never_negative == ("b",)
+    assert "constant" not in str(both), "said once"
+
+
+def test_layers_without_a_binarized_counterpart_are_told():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.body, self.lstm = nn.Embedding(10, 8), linears(3), nn.LSTM(8, 8)
+            self.up, self.attention = nn.ConvTranspose1d(2, 3, 4), nn.MultiheadAttention(8, 2)
+            self.token = nn.Parameter(torch.zeros(1, 8))
+            parametrizations.weight_norm(self.body[0])
+            self.body[4].weight = nn.Parameter(torch.zeros(8, 8))
+            self.tied = nn.Embedding(8, 8)
+            self.tied.weight = self.body[4].weight
+
+    net = Net()
+    for told in (summary(net), summary(binarize(net, "recu", filter=lambda name, layer: name == "body.2"))):
+        others = {layer.name: layer.weights for layer in told if layer.reason == "no binarized counterpart"}
+        assert others == {"": 8, "embedding": 80, "lstm": 512, "up": 24, "attention": 192, "tied": 0}
+        assert {layer.decision for layer in told if layer.name in others} == {"full precision"}
+        assert not set(told.full_precision) & set(others)
+    total = 8 + 80 + 512 + 24 + 192 + 4 * 64
+    assert f"1 of 4 convolutions and linear layers binarized: 64 of {total:,} weights" in str(told)
+    assert len(summary(BinaryLinear(70, 2, algorithm="fda"))) == 1, "its parts are no layers"
 
 
 def test_lazy_layers():
@@ -378,7 +418,8 @@ def test_a_single_layer_by_filter(inplace):
     linear = nn.Linear(4, 4)
     binary = binarize(linear, "bnn", filter=lambda name, layer: True, inplace=inplace)
     assert isinstance(binary, BinaryLinear)
-    assert (binary.weight is linear.weight) == inplace
+    assert (binary.weight is linear.weight) == (binary.bias is linear.bias) == inplace
+    assert type(linear) is nn.Linear
     assert summary(binary).binarized == ("",)
     assert "(model)" in str(summary(binary))
 
@@ -460,6 +501,12 @@ def test_layers_that_do_not_run():
     net = Functional()
     net.unused = nn.Linear(8, 8)
     binary = binarize(net, "bnn", example=torch.randn(2, 8))
+    assert reasons(binary)["unused"] == "not run on the example"
+    net.forward = lambda x: net.c(net.b(net.a(nn.functional.linear(x, net.unused.weight))))
+    for choose in (None, lambda name, layer: name in ("b", "unused")):
+        binary = binarize(net, "bnn", example=torch.randn(2, 8), filter=choose, inplace=True)
+        assert summary(binary).binarized == ("b",)
+        net.b = nn.Linear(8, 8)
     assert reasons(binary)["unused"] == "not run on the example"
 
 
@@ -591,6 +638,33 @@ def test_nothing_to_binarize():
         binarize(linears(15), "bnn", filter=lambda name, layer: False)
 
 
+def test_unusable_arguments():
+    for algorithm in (3, None):
+        with pytest.raises(AlgorithmError, match=f"algorithm {algorithm} is of type .*, expected a name, a bibench"):
+            binarize(linears(3), algorithm)
+    for algorithm in ("fp32", nn.Identity, lambda: dorefa(granularity="x"), lambda wrong: dorefa()):
+        with pytest.raises(AlgorithmError):
+            binarize(linears(3), algorithm)
+    with pytest.raises(UnknownName):
+        binarize(linears(3), lambda: bibench.nn.resolve("reactnett"))
+    with pytest.raises(BinarizeError, match=r"filter=\['0'\]: expected a function"):
+        binarize(linears(3), "bnn", filter=["0"])
+    with pytest.raises(BinarizeError, match=r"the model is of type dict, expected torch.nn.Module"):
+        binarize({}, "bnn")
+    with pytest.raises(BinarizeError, match=r"padding_value=3: expected -1, 0 or 1"):
+        binarize(linears(3), "bnn", padding_value=3)
+
+
+def test_unusable_examples():
+    with pytest.raises(
+        BinarizeError, match=r"doesn't run on the example: .*mat1 and mat2 .* a mapping of keyword"
+    ) as caught:
+        binarize(linears(3), "bnn", example=torch.randn(2, 7))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    with pytest.raises(BinarizeError, match=r"the example is a str; give example= what the model takes: a tensor"):
+        binarize(linears(3), "bnn", example="x")
+
+
 def test_padding_value_reaches_the_layers():
     net = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(3)))
     binary = binarize(net, "bnn", padding_value=-1)
@@ -652,8 +726,8 @@ class TestXnorpp:
         net = self.net()
         net.extra = nn.Conv2d(2, 2, 1)
         net.forward = lambda x: net[3](net[2](net[1](net[0](x))))
-        with pytest.raises(BinarizeError, match=r"layer 'extra' \(Conv2d\): xnorpp"):
-            binarize(net, "xnorpp", example=EXAMPLE, filter=lambda name, layer: True, inplace=True)
+        binary = binarize(net, "xnorpp", example=EXAMPLE, filter=lambda name, layer: True, inplace=True)
+        assert reasons(binary) == {"extra": "not run on the example"}
 
 
 # Twice
@@ -673,8 +747,14 @@ def test_two_algorithms_in_one_model():
 
 def test_nothing_is_left_to_binarize():
     once = binarize(linears(4), "recu")
-    with pytest.raises(BinarizeError, match="already binarized by recu"):
+    with pytest.raises(
+        BinarizeError, match=r"nothing more to binarize in Sequential: the other(.|\n)*already binarized by"
+    ):
         binarize(once, "bnn")
+    with pytest.raises(
+        BinarizeError, match="nothing more to binarize in BinaryLinear: every layer is binarized already"
+    ):
+        binarize(once[2], "bnn")
 
 
 # The summary
@@ -711,6 +791,22 @@ def test_summary_travels_with_copies_and_leaves_no_trace_in_files():
     binary = binarize(linears(4), "bnn")
     assert summary(copy.deepcopy(binary)) == summary(binary)
     assert set(binary.state_dict()) == set(linears(4).state_dict())
+
+
+def test_summary_of_models_that_hold_binarized_ones():
+    binary = binarize(linears(4), "bnn")
+    inside = [layer.name for layer in summary(binary)]
+    whole = nn.Sequential(binary[2], nn.Linear(8, 8), binary)
+    told = summary(whole)
+    assert [layer.name for layer in told] == ["1", *(f"2.{name}" for name in inside)]
+    assert told.binarized == ("2.2", "2.4")
+    assert reasons(whole)["1"] == "not binarized"
+    assert reasons(whole)["2.0"] == "first layer in registration order"
+    assert [layer.name for layer in summary(nn.DataParallel(binary))] == [f"module.{name}" for name in inside]
+    compiled = torch.compile(binary)
+    assert [layer.name for layer in summary(compiled)] == [f"_orig_mod.{name}" for name in inside]
+    net = torch.compile(linears(4))
+    assert summary(binarize(net, "bnn", inplace=True)).binarized == ("_orig_mod.2", "_orig_mod.4")
 
 
 def test_every_layer_is_told_once():

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from bibench.nn import BinarizeError, BinaryConv2d, BinaryLinear
 from bibench.nn.trace import is_pointwise, observe_inputs, trace
 
 
@@ -224,7 +225,7 @@ def test_the_model_is_left_as_it_was():
         def forward(self, x):
             return x + torch.randn_like(x)
 
-    model = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), Noise(), conv(4, 4))
+    model = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), Noise(), BinaryConv2d(4, 4, 3, algorithm="fda"))
     model[1].eval()
     modes = [module.training for module in model.modules()]
     statistics = {name: value.clone() for name, value in model.state_dict().items()}
@@ -240,7 +241,7 @@ def test_the_model_is_left_as_it_was():
 
 def test_a_failing_example_leaves_no_hooks():
     model = nn.Sequential(conv(3, 4), nn.Linear(7, 7)).train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(BinarizeError):
         traced(model, torch.randn(1, 3, 5, 5))
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
     assert all(module.training for module in model.modules())
@@ -250,7 +251,7 @@ def test_inputs_given_by_name():
     class ByName(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.a, self.b = nn.Linear(4, 4), BinaryLinear(4, 4, algorithm="bnn")
 
         def forward(self, x):
             return self.b(input=self.a(input=x).relu())
@@ -258,13 +259,17 @@ def test_inputs_given_by_name():
     model = ByName()
     found = traced(model, torch.randn(1, 4))
     assert (found.first, found.last) == ({"a"}, {"b"})
-    assert observe_inputs(model, torch.randn(1, 4), {"b": model.b}) == {"b"}
+    assert observe_inputs(model, torch.randn(1, 4), {"b": model.b}) == ({"b"}, {"b"})
 
 
 def test_observed_inputs():
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 4))
+    model = nn.Sequential(
+        nn.Linear(4, 4), nn.ReLU(), BinaryLinear(4, 4, algorithm="bnn"), BinaryLinear(4, 4, algorithm="pact")
+    )
+    nn.init.zeros_(model[3].activation_rule.A)
     layers = {name: model[int(name)] for name in ("2", "3")}
-    assert observe_inputs(model, torch.randn(8, 4), layers) == {"2"}
+    model[2].bias.data = torch.tensor([-9.0, 9.0, -9.0, 9.0])
+    assert observe_inputs(model, torch.randn(8, 4), layers) == ({"2"}, {"2"})
 
 
 def test_pointwise():

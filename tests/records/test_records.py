@@ -113,12 +113,17 @@ def content(**changes: Any) -> str:
     [
         ("", "not valid JSON"),
         (content()[:-20], "not valid JSON"),
-        ("[]", "schema version None, expected 1"),
+        ("[]", "not a record of bibench, it has no schema_version"),
+        ("{}", "not a record of bibench, it has no schema_version"),
+        ("[" * 100_000, "not valid JSON"),
+        ("1" * 5000, "not valid JSON|not a record"),
         (content(schema_version=2), "schema version 2, expected 1"),
         (content(status="fine"), r"field 'status'.*found 'fine'"),
         (content(extra=1), r"field 'extra'"),
         (content(figures=[{"name": "accuracy", "value": None, "unit": "percent"}]), r"field 'figures.0.value'"),
         (content(figures=[{"name": "accuracy", "value": float("nan"), "unit": "percent"}]), r"'figures.0.value'"),
+        (content(figures=[{"name": "accuracy", "value": 1e100, "unit": "percent"}]), r"between -1e\+100 and 1e\+100"),
+        (content(figures=[{"name": "accuracy", "value": -1e308, "unit": "percent"}]), "figures.0.value"),
         (content(phases={"train": float("inf")}), r"field 'phases.train'"),
     ],
 )
@@ -128,6 +133,7 @@ def test_a_bad_record_is_named_with_its_field(tmp_path: Path, text: str, message
     with pytest.raises(RecordError, match=message) as caught:
         read_record(path)
     assert str(path) in str(caught.value)
+    assert str(caught.value).endswith("; delete it and run the suite again")
 
 
 def test_bytes_that_are_no_text_are_no_json(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 from made_records import failed_record, ok_record, run_config
 
 from bibench.records import Results
+from bibench.tracks import ScoreError
 from bibench.tracks.comparisons import Comparison, comparisons, ties
 
 
@@ -70,5 +71,5 @@ def test_different_test_sets_cannot_be_paired() -> None:
     one = made({("bnn", 0): 100, ("fda", 0): 120})
     first, second = (run.id for run in one.plan)
     shorter = {first: np.ones(200, np.float32), second: np.ones(100, np.float32)}
-    with pytest.raises(ValueError, match=rf"'{first}' \(200 samples\) and '{second}' \(100 samples\)"):
+    with pytest.raises(ScoreError, match=rf"'{first}' \(200 samples\) and '{second}' \(100 samples\)"):
         comparisons(Results(plan=one.plan, records=one.records, predictions=shorter.get))

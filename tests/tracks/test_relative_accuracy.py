@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_records import Values, failed_record, ok_record, results, run_config
 
 from bibench.records import Figure, Results, Score
-from bibench.tracks import score
+from bibench.tracks import ScoreError, score
 from bibench.tracks.learning_task import learning_task
 from bibench.tracks.neural_architecture import neural_architecture
 
@@ -172,7 +172,7 @@ def test_records_that_cannot_be_compared_are_named() -> None:
     fp, bnn = run_config("t", "a", "fp32"), run_config("t", "a", "bnn")
     for changed in ({"unit": "ratio"}, {"data": "other"}):
         made = Results(plan=[fp, bnn], records=[ok_record(fp, 90.0), ok_record(bnn, 0.8, **changed)])
-        with pytest.raises(ValueError, match=f"'{bnn.id}'.*'{fp.id}'"):
+        with pytest.raises(ScoreError, match=f"'{bnn.id}'.*'{fp.id}'"):
             learning_task.score(made)
 
 
@@ -188,7 +188,7 @@ def test_a_record_without_a_usable_figure_is_a_failure() -> None:
 
 def test_two_runs_for_one_place_are_an_error() -> None:
     one, other = run_config("t", "a", "bnn"), run_config("t", "a", "bnn", padding_value=1)
-    with pytest.raises(ValueError, match="different runs of one task"):
+    with pytest.raises(ScoreError, match="different runs of one task"):
         learning_task.score(Results(plan=[one, other], records=[]))
     assert learning_task.score(Results(plan=[one, one], records=[]))  # the same run twice is one run
 
@@ -275,3 +275,12 @@ def test_a_failed_record_without_a_reason_still_says_something() -> None:
     record = failed_record(bnn, "x").model_copy(update={"reason": None})
     found = learning_task.score(Results(plan=[fp, bnn], records=[ok_record(fp, 90.0), record]))[0]
     assert found.missing == (f"{bnn.id}: failed without a reason",)
+
+
+def test_scores_never_overflow() -> None:
+    tiny = by_metric(learning_task.score(results({**TWO_TASKS, ("t2", "c", "fp32", 0): 1e-300})))
+    assert (tiny["t2"].status, tiny["om_task"].value) == ("failed", None)
+    assert "accuracy is 1e-300, which nothing can be relative to" in tiny["t2"].missing[0]
+    huge = by_metric(learning_task.score(results({**TWO_TASKS, ("t2", "c", "bnn", 0): 9e99})))
+    assert huge["om_task"].value is not None
+    assert math.isfinite(huge["om_task"].value)

@@ -1,5 +1,6 @@
 """The loop: what a recipe asks for happens, a run is a pure function of its configuration, divergence is a result."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from bibench.nn import BinaryLayer, set_progress, summary
 from bibench.recipes import SGD, Cosine
 from bibench.tasks.digits import digits
-from bibench.training import Diverged
+from bibench.training import CheckpointError, Diverged, train
 from bibench.training.checkpoint import load_state
 from bibench.training.loop import evaluate
 from small_runs import ADAM_RECIPE, CONSTANT, DATA, SGD_RECIPE, config, model_of, trained
@@ -240,3 +241,24 @@ def test_noise_in_training_is_the_epochs_own(tmp_path):
     with pytest.raises(Stop):
         trained(run, tmp_path / "3", model=noisy(), checkpoint_seconds=0, on_progress=stop_at(STEPS + 2, 3 * STEPS))
     assert_same(trained(run, tmp_path / "3", model=noisy()), undisturbed)
+
+
+def test_a_checkpoint_beyond_the_last_epoch_is_refused(tmp_path):
+    run = config()
+    trained(run, tmp_path)
+    path = tmp_path / "checkpoint.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"epoch": 4, "history": [*content["history"], content["history"][-1]]}))
+    with pytest.raises(CheckpointError, match=rf"is of epoch 4, and the run has 3; delete {tmp_path} and run the same"):
+        trained(run, tmp_path)
+
+
+def test_a_figure_too_large_for_a_record_ends_as_diverged(tmp_path):
+    def evaluate_as_huge(model, batches):
+        found = digits.evaluate(model, batches)
+        return replace(found, figures=dict(found.figures) | {"loss": 1e100})
+
+    run = config(recipe=replace(ADAM_RECIPE, epochs=1))
+    task = replace(digits, evaluate=evaluate_as_huge)
+    with pytest.raises(Diverged, match=r"'loss' is 1e\+100"):
+        train(run, model_of(run), task=task, data=DATA, folder=tmp_path)

@@ -23,7 +23,7 @@ from bibench.tracks import score as score_tracks
 from bibench.tracks.base import Track
 from bibench.training.checkpoint import CheckpointError, file_sha256, load_weights
 
-__all__ = ["choose_device", "default_jobs", "prepare", "run_suite", "score_store"]
+__all__ = ["Prepared", "choose_device", "default_jobs", "prepare", "run_suite", "score_store"]
 
 
 def choose_device(name: str) -> str:
@@ -48,6 +48,21 @@ def default_jobs(device: str) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A suite's runs, and what a store is told of them.
+
+    Args:
+        runs: the plan.
+        description: name and settings that must be the same whenever the store is used.
+        data: fingerprint of the data by task.
+    """
+
+    runs: list[RunConfig]
+    description: dict[str, Any]
+    data: dict[str, str]
+
+
 def prepare(
     suite: Suite,
     settings: Settings,
@@ -55,16 +70,17 @@ def prepare(
     epochs: int | None = None,
     only: Selection | None = None,
     devices: int = 1,
-) -> list[RunConfig]:
-    """Plan a suite's runs and claim the store for it, after everything that can be checked beforehand is right.
+) -> Prepared:
+    """Plan a suite's runs and check everything that can be checked beforehand; nothing is written.
 
     Raises:
-        PlanError, StoreError, CheckpointError, DataError: wrong input; the store is as it was.
+        PlanError, CheckpointError, DataError: wrong input.
     """
     checkpoint = None
     if settings.checkpoint is not None:
         if not settings.checkpoint.is_file():
-            raise CheckpointError(f"--checkpoint {settings.checkpoint}: no such file")
+            what = "is a folder, not a file" if settings.checkpoint.is_dir() else "no such file"
+            raise CheckpointError(f"--checkpoint {settings.checkpoint}: {what}; expected weights as safetensors")
         checkpoint = file_sha256(settings.checkpoint)
     runs = make_plan(suite, epochs=epochs, only=only, checkpoint=checkpoint, devices=devices)
     networks = sorted({(run.task, run.architecture) for run in runs})
@@ -84,8 +100,7 @@ def prepare(
             architecture: Architecture = registry.get("architectures", unfinished[0].architecture)
             task: Task = registry.get("tasks", name)
             load_weights(settings.checkpoint, architecture.build(task.input_shape, loaded.outputs))
-    store.claim(_description(suite, epochs, checkpoint, devices), runs, data)
-    return runs
+    return Prepared(runs=runs, description=_description(suite, epochs, checkpoint, devices), data=data)
 
 
 _MAY_CHANGE = {"algorithms", "on_request", "seeds", "layer_statistics"}
@@ -117,10 +132,11 @@ def run_suite(
     """
     settings = dataclasses.replace(settings, tracks=suite.tracks, layers=suite.layer_statistics or settings.layers)
     store = Store(settings.out)
+    prepared = prepare(suite, settings, epochs=epochs, only=only, devices=devices)
     with store.locked():
-        runs = prepare(suite, settings, epochs=epochs, only=only, devices=devices)
-        todo = [run for run in runs if store.record(run.id) is None]
-        return runs, run_plan(runs, settings, jobs=jobs, listener=listener(todo))
+        store.claim(prepared.description, prepared.runs, prepared.data)
+        todo = [run for run in prepared.runs if store.record(run.id) is None]
+        return prepared.runs, run_plan(prepared.runs, settings, jobs=jobs, listener=listener(todo))
 
 
 def score_store(store: Store) -> tuple[Results, list[Score], list[Track]]:

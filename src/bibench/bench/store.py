@@ -10,7 +10,7 @@ OUT/runs/ID/model.safetensors      final weights
 OUT/runs/ID/predictions.safetensors  score of every test sample
 OUT/runs/ID/checkpoint*            while the run isn't finished
 OUT/runs/ID/error.log              traceback of an unexpected error, until the run is finished
-OUT/.lock                          while a process runs into the store
+OUT/.bibench.lock                  empty; locked while a process runs into the store
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from bibench.records import Record, Results, RunConfig, read_record
 
 __all__ = ["Store", "StoreError"]
 
+_LOCK = ".bibench.lock"
 _DESCRIPTIVE = {"description", "tracks"}
 _PLAN = TypeAdapter(list[RunConfig])
 
@@ -71,16 +73,19 @@ class Store:
         """Keep a second process from running into the store; the folder is made if it isn't there.
 
         The system lets go of the lock when the process ends, however it ends. Where a system or a network file system
-        has no locks, there is no protection.
+        has no locks, there is no protection. The file stays: a lock on a file that was removed holds nobody back.
 
         Raises:
-            StoreError: not a folder, or another process has it.
+            StoreError: not a folder, a folder with other files, or another process has it.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise StoreError(f"{self.root} is not a folder; choose another --out") from error
-        path = self.root / ".lock"
+        self._refuse_foreign()
+        path = self.root / _LOCK
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder, not the store's lock file; delete it, or choose another --out")
         with path.open("a") as file:
             if sys.platform != "win32":
                 import fcntl
@@ -94,11 +99,16 @@ class Store:
                     ) from error
                 except OSError:
                     pass
-            try:
-                yield
-            finally:
-                with suppress(OSError):
-                    path.unlink()
+            yield
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder that is neither a store nor empty."""
+        if (self.root / "suite.json").is_file() or not self.root.exists():
+            return
+        if any(entry.name != _LOCK for entry in self.root.iterdir()):
+            raise StoreError(
+                f"{self.root} is not an empty folder and holds no results of bibench; choose another --out"
+            )
 
     def claim(self, suite: Mapping[str, Any], runs: Sequence[RunConfig], data: Mapping[str, str]) -> None:
         """Make the folder this suite's, and remember which runs were asked for and on which data.
@@ -111,6 +121,7 @@ class Store:
         Raises:
             StoreError: it holds another suite's results, results on other data, or other files; nothing is written.
         """
+        self._refuse_foreign()
         path = self.root / "suite.json"
         if path.is_file():
             found = self.suite()
@@ -126,10 +137,6 @@ class Store:
                 )
             for task, fingerprint in data.items():
                 self.check_data(task, fingerprint)
-        elif self.root.exists() and any(entry.name != ".lock" for entry in self.root.iterdir()):
-            raise StoreError(
-                f"{self.root} is not an empty folder and holds no results of bibench; choose another --out"
-            )
         known = {run.id: run for run in self.plan()}
         known |= {run.id: run for run in runs}
         _refuse_namesakes(self.root, known.values())
@@ -150,14 +157,20 @@ class Store:
         if not path.is_file():
             return []
         try:
-            return _PLAN.validate_python(self._json(path))
+            plan = _PLAN.validate_python(self._json(path))
         except ValidationError as error:
             first = error.errors()[0]
             raise StoreError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        try:
+            for run in plan:
+                self.folder(run.id)
+        except ValueError as error:
+            raise StoreError(f"{path}: {error}") from error
+        return plan
 
     def folder(self, run_id: str) -> Path:
         """The folder of a run."""
-        if Path(run_id).name != run_id or run_id in ("", ".", ".."):
+        if Path(run_id).name != run_id or run_id in ("", ".", "..") or "\0" in run_id:
             raise StoreError(f"{run_id!r} is not the name of a run")
         return self.root / "runs" / run_id
 
@@ -167,13 +180,18 @@ class Store:
         if not path.is_file():
             return None
         record = read_record(path)
-        if not record.id == record.run.id == run_id:
+        if record.id != run_id:
             raise StoreError(f"{path} is the record of run {record.id}; delete it and run the suite again")
+        if record.run.id != run_id:
+            raise StoreError(f"{path}: its configuration doesn't match its name; delete it and run the suite again")
         return record
 
     def records(self) -> list[Record]:
-        """All records, by name of the run."""
-        return [read_record(path) for path in sorted((self.root / "runs").glob("*/record.json"))]
+        """The records of the planned runs, or all where there is no plan, by name of the run."""
+        names = {run.id for run in self.plan()} or {
+            path.parent.name for path in (self.root / "runs").glob("*/record.json")
+        }
+        return [record for name in sorted(names) if (record := self.record(name)) is not None]
 
     def results(self) -> Results:
         """Plan, records and predictions, as scores take them."""
@@ -205,6 +223,8 @@ class Store:
             score: npt.NDArray[np.float32] = load_file(path)["score"]
         except (SafetensorError, KeyError) as error:
             raise StoreError(f"{path}: not a complete file of predictions ({error}); delete it") from error
+        if score.dtype != np.float32 or score.ndim != 1 or not score.size or not np.isfinite(score).all():
+            raise StoreError(f"{path}: expected one finite float32 number for each test sample; delete it")
         return score
 
     def write_rows(self, run_id: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -220,8 +240,14 @@ class Store:
         path = self.folder(run_id) / "epochs.csv"
         if not path.is_file():
             return []
-        with path.open(encoding="utf-8", newline="") as file:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        except (ValueError, TypeError, csv.Error) as error:
+            raise StoreError(f"{path}: not a complete table of numbers ({error}); delete it") from error
+        if not all(math.isfinite(value) for row in rows for value in row.values()):
+            raise StoreError(f"{path}: a number in it is not finite; delete it")
+        return rows
 
     def check_data(self, task: str, fingerprint: str) -> None:
         """Refuse to mix results on different data.
@@ -246,7 +272,7 @@ class Store:
     def _json(self, path: Path) -> Any:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StoreError(f"{path}: can't be read ({error})") from error
 
 

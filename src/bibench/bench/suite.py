@@ -34,12 +34,26 @@ class AlgorithmEntry(_Frozen):
 
     name: str
     options: dict[str, Any] = {}
-    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")] | None = None
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)] | None = None
 
     @property
     def title(self) -> str:
         """The label in scores."""
         return self.label or self.name
+
+
+MOST_SEEDS = 1000
+
+
+def seeds_up_to(count: int) -> tuple[int, ...]:
+    """The seeds 0, 1, ..., ``count - 1``.
+
+    Raises:
+        ValueError: fewer than one, or more than make sense.
+    """
+    if not 1 <= count <= MOST_SEEDS:
+        raise ValueError(f"expected 1 to {MOST_SEEDS} seeds, found {count}")
+    return tuple(range(count))
 
 
 def _entries(value: Any) -> Any:
@@ -81,7 +95,7 @@ class Suite(_Frozen):
         layer_statistics: record flip rate, sign balance and dead weights by layer and epoch.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
     version: int = 1
     description: str = ""
     tasks: Annotated[tuple[TaskEntry, ...], Field(min_length=1)]
@@ -99,7 +113,7 @@ class Suite(_Frozen):
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
-        return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+        return seeds_up_to(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @field_validator("seeds")
     @classmethod
@@ -110,9 +124,16 @@ class Suite(_Frozen):
 
 
 def recipe_for(entry: TaskEntry, task: Task, kind: Literal["full_precision", "binarized"]) -> Recipe:
-    """The task's default recipe with the suite's fields in place of its own."""
-    default: Recipe = getattr(task, kind)
-    return _RECIPE.validate_python(dataclasses.asdict(default) | getattr(entry, kind))
+    """The task's default recipe with the suite's fields in place of its own.
+
+    An optimizer or schedule without a ``name`` is the default one with some of its fields replaced.
+    """
+    default = dataclasses.asdict(getattr(task, kind))
+    own = {
+        key: default[key] | value if isinstance(value, dict) and "name" not in value and key in default else value
+        for key, value in getattr(entry, kind).items()
+    }
+    return _RECIPE.validate_python(default | own)
 
 
 def shipped_suites() -> list[str]:
@@ -202,12 +223,13 @@ def _check_names(suite: Suite, root: yaml.Node, where: str) -> None:
         for j, algorithm in enumerate(getattr(suite, key)):
             loc = (key, j)
             at(loc, lambda algorithm=algorithm: resolve(algorithm.name, **algorithm.options))  # type: ignore[misc]
-            if algorithm.title in labels or algorithm.title == "fp32":
+            label = algorithm.title.lower()  # names of folders, on file systems that may ignore case
+            if label in labels or label == "fp32":
                 raise SuiteError(
                     f"{where}, line {_line(root, loc)}: two algorithms are called '{algorithm.title}'; "
                     "give each a label of its own"
                 )
-            labels.add(algorithm.title)
+            labels.add(label)
     for j, name in enumerate(suite.tracks):
         at(("tracks", j), lambda name=name: registry.get("tracks", name))  # type: ignore[misc]
 
@@ -223,7 +245,16 @@ def _explain(
         return f"{where}, line {_line(root, loc)}: unknown key '{key}'{near}"
     if first["type"] == "missing":
         return f"{where}, line {_line(root, loc)}: '{key}' is missing"
-    return f"{where}, line {_line(root, loc)}: '{key}' is {first['input']!r}: {first['msg']}"
+    said = _IN_YAML.get(first["type"], first["msg"])
+    return f"{where}, line {_line(root, loc)}: '{key}' is {first['input']!r}: {said}"
+
+
+_IN_YAML = {
+    "tuple_type": "expected a list, such as [a, b]",
+    "dict_type": "expected a mapping, such as {key: value}",
+    "union_tag_not_found": "expected a 'name' in it, such as {name: adam, lr: 0.001}",
+}
+"""What pydantic says in Python's words, in YAML's."""
 
 
 def _known_keys(model: type[Any]) -> Iterable[str]:

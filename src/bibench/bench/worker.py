@@ -27,7 +27,7 @@ from bibench.records import Environment, Figure, Record, RecordError, RunConfig
 from bibench.tasks.base import Data, DataError, Evaluation, Task
 from bibench.tracks.base import FinishedRun, Track
 from bibench.training import Diverged, build_model, save_weights, train
-from bibench.training.checkpoint import CheckpointError, State, remove_state
+from bibench.training.checkpoint import CheckpointError, State, file_sha256, remove_state
 
 __all__ = ["Outcome", "Settings", "execute", "load_data"]
 
@@ -129,9 +129,11 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
     task: Task = registry.get("tasks", config.task)
     data = load_data(config.task, settings.data, settings.allow_subset)
     store.check_data(config.task, data.fingerprint)
-    start = settings.checkpoint if config.method == "checkpoint" else config.parent and store.weights(config.parent)
+    start = settings.checkpoint if config.method == "checkpoint" else None
+    if config.parent is not None:
+        start = _parent_weights(store, config.parent)
     architecture = registry.get("architectures", config.architecture)
-    model = build_model(config, task=task, architecture=architecture, data=data, start=Path(start) if start else None)
+    model = build_model(config, task=task, architecture=architecture, data=data, start=start)
     loading = time.perf_counter() - began
 
     def finish(status: Literal["ok", "failed"], state: State, **content: Any) -> Record:
@@ -178,8 +180,29 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
         figures += track.measure(finished)
     trained.state.phases["measure"] = time.perf_counter() - began
     store.write_predictions(config.id, trained.evaluation.per_sample)
-    save_weights(store.weights(config.id), trained.model)
-    return finish("ok", trained.state, figures=tuple(figures))
+    weights = store.weights(config.id)
+    save_weights(weights, trained.model)
+    return finish("ok", trained.state, figures=tuple(figures), weights=file_sha256(weights))
+
+
+def _parent_weights(store: Store, parent: str) -> Path:
+    """The final weights of a full-precision run, checked to be the ones that it ended with.
+
+    Raises:
+        StoreError: they are missing, or not what the run's record says.
+    """
+    path = store.weights(parent)
+    record = store.record(parent)
+    expected = record and record.weights  # None in records of earlier versions
+    if not path.is_file():
+        what = "is missing"
+    elif expected is not None and file_sha256(path) != expected:
+        what = "has another SHA-256 than its run's record says: truncated or altered"
+    else:
+        return path
+    raise StoreError(
+        f"{path} {what}; delete the folder {store.folder(parent)} and run the same command again: it is trained anew"
+    )
 
 
 def _figures(task: Task, evaluation: Evaluation) -> list[Figure]:

@@ -1,7 +1,6 @@
 """Binarized layers, written once for all algorithms, and ``binarize()``, which puts them into any model."""
 
 from bibench.nn.convert import (
-    BinarizeError,
     LayerSummary,
     Summary,
     binarize,
@@ -10,6 +9,8 @@ from bibench.nn.convert import (
     summary,
 )
 from bibench.nn.layers import (
+    AlgorithmError,
+    BinarizeError,
     BinaryConv1d,
     BinaryConv2d,
     BinaryConv3d,
@@ -21,6 +22,7 @@ from bibench.nn.training import clip_latent_, parameter_groups, penalty, set_pro
 from bibench.nn.weights import LayerStatistics, layer_statistics, weight_signs
 
 __all__ = [
+    "AlgorithmError",
     "BinarizeError",
     "BinaryConv1d",
     "BinaryConv2d",

@@ -11,6 +11,7 @@ from torch import nn
 
 from bibench.algorithms import Algorithm
 from bibench.nn.layers import (
+    BinarizeError,
     BinaryConv1d,
     BinaryConv2d,
     BinaryConv3d,
@@ -44,10 +45,7 @@ _BINARY: dict[type[nn.Module], Any] = {
 }
 _RELUS = (nn.ReLU, nn.ReLU6)
 _DECISIONS = "_bibench_decisions"
-
-
-class BinarizeError(ValueError):
-    """A model that can't be binarized as asked; the message says why and what to do."""
+_NO_COUNTERPART = "no binarized counterpart"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +59,7 @@ class LayerSummary:
         reason: why.
         weights: number of weights, bias not counted.
         never_negative: on the example, no input value was below 0 although it is binarized by its sign.
+        constant: on the example, the binarized input took a single value.
     """
 
     name: str
@@ -69,6 +68,7 @@ class LayerSummary:
     reason: str
     weights: int = 0
     never_negative: bool = False
+    constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,21 @@ class Summary:
     @property
     def full_precision(self) -> tuple[str, ...]:
         """Names of the convolutions and linear layers left in full precision."""
-        return tuple(layer.name for layer in self.layers if layer.decision == "full precision")
+        return tuple(
+            layer.name
+            for layer in self.layers
+            if layer.decision == "full precision" and layer.reason != _NO_COUNTERPART
+        )
 
     @property
     def never_negative(self) -> tuple[str, ...]:
         """Names of the binarized layers whose input was never negative on the example: every sign is +1 there."""
         return tuple(layer.name for layer in self.layers if layer.never_negative)
+
+    @property
+    def constant(self) -> tuple[str, ...]:
+        """Names of the binarized layers whose binarized input took a single value on the example."""
+        return tuple(layer.name for layer in self.layers if layer.constant)
 
     def __str__(self) -> str:
         rows = [("layer", "kind", "weights", "precision", "reason")]
@@ -106,7 +115,7 @@ class Summary:
                 layer.kind,
                 f"{layer.weights:,}" if layer.weights else "",
                 {"binarized": "1 bit", "full precision": "full", "replaced": ""}[layer.decision],
-                layer.reason + (" [! input never negative: every sign is +1]" if layer.never_negative else ""),
+                layer.reason + _warning(layer),
             )
             for layer in self.layers
         ]
@@ -134,10 +143,23 @@ class Summary:
         )
         if self.never_negative:
             lines.append(
-                f"The input of {', '.join(self.never_negative)} was never negative on the example, probably behind a "
-                "functional ReLU, which can't be swapped: replace it by torch.nn.Hardtanh in the model's code."
+                f"The input of {', '.join(self.never_negative)} was never negative on the example, for instance "
+                "behind a functional ReLU, a sigmoid or a max-pool, or by chance on this example. A functional ReLU "
+                "can't be swapped: replace it by torch.nn.Hardtanh in the model's code."
+            )
+        constant = [name or "(model)" for name in self.constant if name not in self.never_negative]
+        if constant:
+            lines.append(
+                f"The binarized input of {', '.join(constant)} was constant on the example: the layer's output doesn't "
+                "depend on its input there. Check that the input reaches both sides of the algorithm's threshold."
             )
         return "\n".join(lines)
+
+
+def _warning(layer: LayerSummary) -> str:
+    if layer.never_negative:
+        return " [! input never negative: every sign is +1]"
+    return " [! binarized input constant]" if layer.constant else ""
 
 
 def binarize(
@@ -161,10 +183,12 @@ def binarize(
     Args:
         model: any module.
         algorithm: a name (see ``bibench list algorithms``), an `Algorithm`, or a function that returns one.
-        filter: ``filter(name, layer)`` returns whether to binarize it; replaces the default choice.
+        filter: ``filter(name, layer)`` returns whether to binarize it; replaces the default choice. A layer that
+            doesn't run on the example stays in full precision all the same.
         example: an input: a tensor, a sequence of positional arguments or a mapping of keyword arguments. The model
             runs on it in evaluation mode, without gradients. XNOR++ takes its sizes from it.
-        inplace: change ``model`` itself and share its parameters, instead of a deep copy.
+        inplace: change ``model`` itself and share its parameters, instead of a deep copy. A model that is itself one
+            layer is returned as a new module that shares its parameters.
         shortcuts: binarize 1x1 projection shortcuts too, as the paper's complexity figures do.
         padding_value: what binarized convolutions with zero padding pad their operand with, see `BinaryConv1d`.
 
@@ -172,7 +196,8 @@ def binarize(
         The binarized model. `summary` tells each layer's decision.
 
     Raises:
-        BinarizeError: nothing to binarize, or a layer that the algorithm can't take.
+        BinarizeError: nothing to binarize, a layer that the algorithm can't take, or an unusable argument.
+        AlgorithmError: ``algorithm`` isn't one.
         UnknownName: no algorithm of that name.
 
     >>> import torch, torchvision, bibench
@@ -181,6 +206,12 @@ def binarize(
     >>> len(bibench.summary(binary).binarized)
     16
     """
+    if not isinstance(model, nn.Module):
+        raise BinarizeError(f"the model is of type {type(model).__name__}, expected torch.nn.Module")
+    if filter is not None and not callable(filter):
+        raise BinarizeError(f"filter={filter!r}: expected a function of a layer's name and the layer")
+    if padding_value not in (-1, 0, 1):
+        raise BinarizeError(f"padding_value={padding_value!r}: expected -1, 0 or 1")
     chosen = resolve(algorithm)
     if not inplace:
         model = copy.deepcopy(model)
@@ -190,6 +221,8 @@ def binarize(
     decisions: dict[str, LayerSummary] = {}
     for name, module in candidates.items():
         obstacle = _obstacle(model, name, module)
+        if filter is not None and seen is not None and name not in seen.order:
+            obstacle = obstacle or "not run on the example"
         if filter is None:
             reason = obstacle or decide.get(name)
         else:
@@ -229,45 +262,62 @@ def binarize(
                     decision="replaced",
                     reason="became Hardtanh, so that signs differ",
                 )
+    decisions |= _others(model)
     model = _replace(model, new)
     _disable_fast_paths(model)
 
     if example is not None:
-        signed = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, BinaryLayer) and module.activation_rule.values == (-1, 1)
-        }
-        for name in observe_inputs(model, example, signed):
-            decisions[name] = replace(decisions[name], never_negative=True)
+        layers = {name: module for name, module in _modules(model).items() if isinstance(module, BinaryLayer)}
+        never_negative, constant = observe_inputs(model, example, layers)
+        for name, module in layers.items():
+            signed = module.activation_rule.values == (-1, 1)
+            decisions[name] = replace(
+                decisions[name], never_negative=signed and name in never_negative, constant=name in constant
+            )
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
-    setattr(model, _DECISIONS, tuple(sorted(decisions.values(), key=lambda layer: order[layer.name])))
+    # Not setattr, which torch.compile's wrapper hands on to the module inside, where the names are others.
+    vars(model)[_DECISIONS] = tuple(sorted(decisions.values(), key=lambda layer: order[layer.name]))
     return model
 
 
 def summary(model: nn.Module) -> Summary:
     """What was replaced in a model and what was left, with the reason of each; print it.
 
-    A model that was never binarized has every layer in full precision.
+    A model that was never binarized has every layer in full precision. A model may also hold binarized ones or wrap
+    one, as ``torch.compile`` does.
 
     >>> import torch.nn as nn, bibench
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> bibench.summary(bibench.binarize(net, "bnn")).binarized
     ('2',)
     """
-    decisions: tuple[LayerSummary, ...] | None = getattr(model, _DECISIONS, None)
-    if decisions is None:
-        decisions = tuple(
-            LayerSummary(
-                name=name,
-                kind=type(module).__name__,
-                decision="binarized" if isinstance(module, BinaryLayer) else "full precision",
-                reason=module.algorithm if isinstance(module, BinaryLayer) else "not binarized",
-                weights=_weights(module),
-            )
-            for name, module in _candidates(model).items()
+    inside = {
+        id(part)
+        for module in model.modules()
+        if _DECISIONS in vars(module)
+        for part in module.modules()
+        if part is not module
+    }
+    undecided = _others(model) | {
+        name: LayerSummary(
+            name=name,
+            kind=type(module).__name__,
+            decision="binarized" if isinstance(module, BinaryLayer) else "full precision",
+            reason=module.algorithm if isinstance(module, BinaryLayer) else "not binarized",
+            weights=_weights(module),
         )
-    return Summary(decisions)
+        for name, module in _candidates(model).items()
+    }
+    layers: list[LayerSummary] = []
+    for name, module in model.named_modules():
+        if id(module) in inside:
+            continue
+        if _DECISIONS in vars(module):
+            decided: tuple[LayerSummary, ...] = vars(module)[_DECISIONS]
+            layers += [replace(layer, name=".".join(part for part in (name, layer.name) if part)) for layer in decided]
+        elif name in undecided:
+            layers.append(undecided[name])
+    return Summary(tuple(layers))
 
 
 def default_filter(model: nn.Module, example: Any = None, *, shortcuts: bool = False) -> Filter:
@@ -309,6 +359,30 @@ def _kind(module: nn.Module) -> type[nn.Module] | None:
 def _weights(layer: nn.Module) -> int:
     weight: Any = layer.weight
     return 0 if isinstance(weight, nn.UninitializedParameter) else int(weight.numel())
+
+
+def _others(model: nn.Module) -> dict[str, LayerSummary]:
+    """Modules of other kinds that hold weights of two or more dimensions, such as embeddings and recurrent layers."""
+    candidates = _candidates(model).values()
+    inside = {id(part) for layer in candidates for part in layer.modules()}
+    counted = {id(parameter) for layer in candidates for parameter in layer.parameters()}
+    found: dict[str, LayerSummary] = {}
+    for name, module in _modules(model).items():
+        weights = [
+            parameter
+            for parameter in module.parameters(recurse=False)
+            if not isinstance(parameter, nn.UninitializedParameter) and parameter.dim() >= 2
+        ]
+        if id(module) not in inside and weights:
+            found[name] = LayerSummary(
+                name=name,
+                kind=type(module).__name__,
+                decision="full precision",
+                reason=_NO_COUNTERPART,
+                weights=sum(weight.numel() for weight in weights if id(weight) not in counted),  # tied ones count once
+            )
+            counted.update(map(id, weights))
+    return found
 
 
 def _decisions(
@@ -411,10 +485,19 @@ def _disable_fast_paths(model: nn.Module) -> None:
 
 
 def _nothing(model: nn.Module, decisions: Iterable[LayerSummary]) -> str:
-    left = [f"  {layer.name or '(model)'} ({layer.kind}): {layer.reason}" for layer in decisions]
+    layers = list(decisions)
+    left = [f"  {layer.name or '(model)'} ({layer.kind}): {layer.reason}" for layer in layers]
     name = type(model).__name__
     if not left:
         return f"nothing to binarize in {name}: it has no torch.nn.Conv1d, Conv2d, Conv3d or Linear"
     shown = left[:10] + ([f"  and {len(left) - 10} more"] if len(left) > 10 else [])
-    heading = f"nothing to binarize in {name}: every layer stays in full precision; choose some with filter="
+    binarized = [layer.decision == "binarized" for layer in layers]
+    if all(binarized):
+        heading = f"nothing more to binarize in {name}: every layer is binarized already"
+    elif any(binarized):
+        heading = (
+            f"nothing more to binarize in {name}: the other layers stay in full precision; choose some with filter="
+        )
+    else:
+        heading = f"nothing to binarize in {name}: every layer stays in full precision; choose some with filter="
     return "\n".join([heading, *shown])

@@ -12,9 +12,27 @@ from torch import Tensor, nn
 from bibench import registry
 from bibench.algorithms import Algorithm, LayerSpec, Rule
 
-__all__ = ["BinaryConv1d", "BinaryConv2d", "BinaryConv3d", "BinaryLayer", "BinaryLinear", "BinaryMatmul", "resolve"]
+__all__ = [
+    "AlgorithmError",
+    "BinarizeError",
+    "BinaryConv1d",
+    "BinaryConv2d",
+    "BinaryConv3d",
+    "BinaryLayer",
+    "BinaryLinear",
+    "BinaryMatmul",
+    "resolve",
+]
 
 PaddingValue = Literal[-1, 0, 1]
+
+
+class BinarizeError(ValueError):
+    """A model that can't be binarized as asked; the message says why and what to do."""
+
+
+class AlgorithmError(ValueError):
+    """What was given as an algorithm isn't one, or not with these options."""
 
 
 def resolve(algorithm: str | Algorithm | Callable[..., Algorithm], **options: Any) -> Algorithm:
@@ -22,26 +40,35 @@ def resolve(algorithm: str | Algorithm | Callable[..., Algorithm], **options: An
 
     Raises:
         UnknownName: no algorithm of that name.
-        ValueError: options that the algorithm doesn't have, or values that it doesn't take.
+        AlgorithmError: no algorithm, options that it doesn't have, or values that it doesn't take.
 
     >>> resolve("recu", quantile="empirical").title
     'ReCU'
     """
     if isinstance(algorithm, Algorithm):
         if options:
-            raise ValueError(f"options {options} given with an Algorithm that is already built")
+            raise AlgorithmError(f"options {options} given with an Algorithm that is already built")
         return algorithm
     if algorithm == "fp32":
-        raise ValueError("'fp32' is full precision: there is nothing to binarize")
+        raise AlgorithmError("'fp32' is full precision: there is nothing to binarize")
+    if not isinstance(algorithm, str) and not callable(algorithm):
+        raise AlgorithmError(
+            f"algorithm {algorithm!r} is of type {type(algorithm).__name__}, expected a name, a "
+            "bibench.algorithms.Algorithm or a function that returns one"
+        )
     factory = registry.get("algorithms", algorithm) if isinstance(algorithm, str) else algorithm
     if isinstance(factory, Algorithm):
         return resolve(factory, **options)
     try:
         built = factory(**options)
     except TypeError as error:
-        raise ValueError(f"algorithm {algorithm!r} with options {options}: {error}") from error
+        raise AlgorithmError(f"algorithm {algorithm!r} with options {options}: {error}") from error
+    except registry.UnknownName:
+        raise
+    except ValueError as error:
+        raise AlgorithmError(str(error)) from error
     if not isinstance(built, Algorithm):
-        raise ValueError(
+        raise AlgorithmError(
             f"algorithm {algorithm!r} returned {type(built).__name__}, expected bibench.algorithms.Algorithm"
         )
     return built

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bibench.nn.layers import BinarizeError, BinaryLayer
+
 __all__ = ["Trace", "is_pointwise", "observe_inputs", "trace"]
 
 
@@ -121,11 +123,20 @@ class _Recorder(TorchDispatchMode):
 
 
 def _call(model: nn.Module, example: Any) -> Any:
-    if isinstance(example, Mapping):
-        return model(**example)
-    if isinstance(example, Sequence):
-        return model(*example)
-    return model(example)
+    expected = (
+        "give example= what the model takes: a tensor, a sequence of positional arguments or a mapping of keyword "
+        "arguments"
+    )
+    if isinstance(example, str):
+        raise BinarizeError(f"the example is a str; {expected}")
+    try:
+        if isinstance(example, Mapping):
+            return model(**example)
+        if isinstance(example, Sequence):
+            return model(*example)
+        return model(example)
+    except Exception as error:
+        raise BinarizeError(f"the model doesn't run on the example: {error}; {expected}") from error
 
 
 @contextmanager
@@ -187,17 +198,21 @@ def trace(model: nn.Module, example: Any, layers: Mapping[str, nn.Module]) -> Tr
     )
 
 
-def observe_inputs(model: nn.Module, example: Any, layers: Mapping[str, nn.Module]) -> set[str]:
-    """Names of the layers whose input is never negative on the example: every sign there is +1."""
+def observe_inputs(model: nn.Module, example: Any, layers: Mapping[str, BinaryLayer]) -> tuple[set[str], set[str]]:
+    """Names of the layers whose input is never negative on the example, and of those whose operand is constant."""
     negative: set[str] = set()
-    called: set[str] = set()
+    values: dict[str, set[float]] = {}
     hooks = []
     for name, module in layers.items():
 
-        def look(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-            called.add(name)
-            if bool(((args[0] if args else kwargs["input"]) < 0).any()):
-                negative.add(name)
+        def look(module: BinaryLayer, args: Any, kwargs: Any, name: str = name) -> None:
+            x = args[0] if args else kwargs["input"]
+            seen = values.setdefault(name, set())
+            if x.numel():
+                operand = module.activation_rule(x)
+                seen |= {operand.min().item(), operand.max().item()}
+                if bool((x < 0).any()):
+                    negative.add(name)
 
         hooks.append(module.register_forward_pre_hook(look, with_kwargs=True))
     try:
@@ -206,4 +221,4 @@ def observe_inputs(model: nn.Module, example: Any, layers: Mapping[str, nn.Modul
     finally:
         for hook in hooks:
             hook.remove()
-    return called - negative
+    return values.keys() - negative, {name for name, seen in values.items() if len(seen) == 1}

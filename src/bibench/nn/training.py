@@ -16,7 +16,8 @@ __all__ = ["clip_latent_", "parameter_groups", "penalty", "set_progress"]
 def set_progress(model: nn.Module, epoch: int, total: int) -> None:
     """Tell every binarized layer the epoch (0-based) of ``total``; call it before each epoch.
 
-    ReCU's quantile and FDA's series and noise change with it; the other algorithms don't mind.
+    ReCU's quantile and FDA's series and noise change with it; the other algorithms don't mind. The progress isn't part
+    of the state dict: after loading one, call this before training goes on. Evaluation doesn't depend on it.
 
     >>> import bibench
     >>> layer = bibench.nn.BinaryLinear(4, 2, algorithm="recu")

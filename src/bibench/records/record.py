@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from bibench.recipes import Recipe
 
@@ -24,12 +24,24 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 
+LARGEST = 1e100
+"""Figures are smaller than this, in either direction, so that no score overflows."""
+
 Method = Literal["full_precision", "checkpoint", "fine_tune", "from_scratch"]
 
 _ADDED: dict[str, Any] = {"devices": 1}
 """Fields that came later count in a run's identity where they differ from this, so that earlier runs keep theirs."""
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _bounded(value: float) -> float:
+    if abs(value) >= LARGEST:
+        raise ValueError(f"expected a number between {-LARGEST:g} and {LARGEST:g}")
+    return value
+
+
+_ADVICE = "delete it and run the suite again"
 
 
 class RecordError(ValueError):
@@ -45,7 +57,7 @@ class Figure(_Frozen):
 
     Args:
         name: such as ``"accuracy"``.
-        value: finite; a figure that could not be measured is left out, never 0.
+        value: finite and smaller than `LARGEST`; a figure that could not be measured is left out, never 0.
         unit: ``"percent"``, ``"ratio"``, ``"s"``, ``"nats"``, ``"count"``, ...
         samples: how many samples it was counted over.
         higher_is_better: None where neither direction is better.
@@ -53,7 +65,7 @@ class Figure(_Frozen):
     """
 
     name: str
-    value: _Finite
+    value: Annotated[_Finite, AfterValidator(_bounded)]
     unit: str
     samples: int | None = None
     higher_is_better: bool | None = None
@@ -136,6 +148,7 @@ class Record(_Frozen):
         figures: the final figures; the task's score among them if the run is ok.
         phases: seconds by phase (``load``, ``train``, ``evaluate``, ``checkpoint``, ``measure``), over all attempts.
         data: fingerprint of the data set.
+        weights: SHA-256 of the file with the final weights; None if the run failed, or in records of earlier versions.
         notes: what a reader must know, such as that the data are a subset.
         finished: UTC time, ISO 8601.
     """
@@ -148,6 +161,7 @@ class Record(_Frozen):
     figures: tuple[Figure, ...] = ()
     phases: dict[str, _Finite] = {}
     data: str | None = None
+    weights: str | None = None
     notes: tuple[str, ...] = ()
     environment: Environment
     finished: str
@@ -165,17 +179,20 @@ def read_record(path: Path) -> Record:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: not valid JSON ({error}); delete it and run the suite again") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path}: not valid JSON ({error}); {_ADVICE}") from error
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise RecordError(f"{path}: not a record of bibench, it has no schema_version; {_ADVICE}")
+    version = content["schema_version"]
     if version != SCHEMA_VERSION:
         raise RecordError(
             f"{path}: schema version {version!r}, expected {SCHEMA_VERSION}; "
-            "it was written by another version of bibench"
+            f"it was written by another version of bibench; {_ADVICE}"
         )
     try:
         return Record.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{path}: field '{where}': {first['msg']} (found {first.get('input')!r})") from error
+        found = f"{first['msg']} (found {first.get('input')!r})"
+        raise RecordError(f"{path}: field '{where}': {found}; {_ADVICE}") from error

@@ -205,6 +205,8 @@ def _load(root: Path | None, subset: bool) -> Data:
     """Read the batches below ``root``; see `bibench.tasks.base.Task`."""
     if root is None:
         raise DataError(f"the task cifar10 needs its files: name their folder with --data DIR; {_LAYOUT}")
+    if not root.is_dir():
+        raise DataError(f"--data {root}: no such folder; {_LAYOUT}")
     folder, version = _find(root)
     train, original_train = _read(folder, version, _TRAIN, subset)
     test, original_test = _read(folder, version, _TEST, subset)

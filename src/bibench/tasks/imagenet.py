@@ -116,7 +116,7 @@ class ImageFiles:
 def _folder(path: Path) -> ImageFolder:
     try:
         return ImageFolder(str(path))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path}: {error}; {_LAYOUT}") from error
 
 
@@ -132,6 +132,8 @@ def _load(root: Path | None, subset: bool) -> Data:
     """List the images below ``root``; see `bibench.tasks.base.Task`."""
     if root is None:
         raise DataError(f"the task imagenet needs its files: name their folder with --data DIR; {_LAYOUT}")
+    if not root.is_dir():
+        raise DataError(f"--data {root}: no such folder; {_LAYOUT}")
     root = next((folder for folder in (root / "imagenet", root) if (folder / "train").is_dir()), root)
     train, test = _folder(root / "train"), _folder(root / "val")
     if train.classes != test.classes:

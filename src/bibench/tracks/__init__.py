@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from bibench.records import Results, Score
 from bibench.tracks.base import Track
+from bibench.tracks.relative import ScoreError
 
-__all__ = ["score"]
+__all__ = ["ScoreError", "score"]
 
 
 def score(results: Results, tracks: Sequence[Track]) -> list[Score]:
@@ -18,7 +19,7 @@ def score(results: Results, tracks: Sequence[Track]) -> list[Score]:
         tracks: the tracks to score.
 
     Raises:
-        ValueError: records that cannot be compared, such as partners with different units; names both.
+        ScoreError: records that cannot be compared, such as partners with different units; names both.
 
     >>> score(Results(plan=[], records=[]), tracks=[])
     []

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bibench.records import Results
-from bibench.tracks.relative import Row, algorithms_in, rows_in
+from bibench.tracks.relative import Row, ScoreError, algorithms_in, rows_in
 from bibench.tracks.statistics import paired_bootstrap
 
 __all__ = ["Comparison", "comparisons", "ties"]
@@ -43,7 +43,7 @@ def comparisons(results: Results, *, resamples: int = 10_000, seed: int = 0) -> 
         resamples, seed: of the bootstrap.
 
     Raises:
-        ValueError: runs of one task and architecture with different numbers of samples; names both.
+        ScoreError: runs of one task and architecture with different numbers of samples; names both.
 
     >>> comparisons(Results(plan=[], records=[]))
     []
@@ -109,7 +109,7 @@ def _same_seeds(results: Results, row: Row) -> list[dict[str, npt.NDArray[np.flo
                 shape.setdefault(len(predictions), run.id)
                 if len(shape) > 1:
                     sizes = " and ".join(f"'{name}' ({size} samples)" for size, name in shape.items())
-                    raise ValueError(f"cannot pair test samples of {sizes}; they were measured on different data")
+                    raise ScoreError(f"cannot pair test samples of {sizes}; they were measured on different data")
                 by_seed[run.seed] = predictions
         if by_seed:
             seeds = tuple(sorted(by_seed))

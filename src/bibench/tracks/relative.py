@@ -12,12 +12,19 @@ from dataclasses import dataclass
 from bibench.records import Figure, Record, Results, RunConfig, Score, Status
 from bibench.tracks.statistics import mean_interval, quadratic_mean
 
-__all__ = ["FULL_PRECISION", "Row", "algorithms_in", "relative_scores", "rows_in"]
+__all__ = ["FULL_PRECISION", "Row", "ScoreError", "algorithms_in", "relative_scores", "rows_in"]
 
 FULL_PRECISION = "fp32"
 
+_LARGEST = 1e150
+"""Ratios from here on would overflow in the quadratic mean."""
+
 Row = tuple[str, str]
 """A task and an architecture: one row of the paper's Tables 7 to 9."""
+
+
+class ScoreError(ValueError):
+    """Stored results that can't be compared with each other; the message names the runs."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,10 @@ def relative_scores(
     the algorithm, with sample standard deviation and 95 % t interval over them.
 
     A score is ``failed`` if a run that it needs failed, has no usable figure, or has a full-precision partner whose
-    score is zero or negative, since nothing can be said relative to that; else ``incomplete`` if a run has no record
-    yet, was never planned, or the component has no rows. Negative scores (a correlation) enter their component as
-    they are, and a component that stays negative enters the overall metric as 0: squared, it would count as merit.
+    score is zero, negative or next to zero, since nothing can be said relative to that; else ``incomplete`` if a run
+    has no record yet, was never planned, or the component has no rows. Negative scores (a correlation) enter their
+    component as they are, and a component that stays negative enters the overall metric as 0: squared, it would count
+    as merit.
 
     Args:
         results: planned runs and records; each binarized run needs the ``fp32`` run of its task, architecture, seed.
@@ -67,7 +75,7 @@ def relative_scores(
         The scores by component, then algorithm, and those of the overall metric at the end.
 
     Raises:
-        ValueError: two different runs planned for one place, or partners whose figures differ in name, unit or data.
+        ScoreError: two different runs planned for one place, or partners whose figures differ in name, unit or data.
 
     Source: BiBench (Qin et al., 2023), equations 2 and 3.
     """
@@ -95,7 +103,7 @@ def _by_place(plan: Sequence[RunConfig]) -> dict[_Place, RunConfig]:
     for run in plan:
         other = runs.setdefault(((run.task, run.architecture), run.algorithm, run.seed), run)
         if other.id != run.id:
-            raise ValueError(
+            raise ScoreError(
                 f"'{other.id}' and '{run.id}' are different runs of one task, architecture, algorithm and seed; "
                 "give one of them another algorithm label"
             )
@@ -144,10 +152,10 @@ def _ratio(
     if isinstance(binarized, _Lack) or isinstance(partner, _Lack):
         return lacks
     _check_comparable(*binarized, *partner)
-    if partner[1].value <= 0:
+    if partner[1].value <= 0 or abs(ratio := 100 * binarized[1].value / partner[1].value) >= _LARGEST:
         text = f"the full-precision {partner[1].name} is {partner[1].value:g}, which nothing can be relative to"
         return [_Lack(f"{partner[0].id}: {text}", failed=True)]
-    return 100 * binarized[1].value / partner[1].value
+    return ratio
 
 
 def _figure(results: Results, runs: Mapping[_Place, RunConfig], place: _Place) -> tuple[Record, Figure] | _Lack:
@@ -169,14 +177,14 @@ def _figure(results: Results, runs: Mapping[_Place, RunConfig], place: _Place) -
 
 
 def _check_comparable(first: Record, figure: Figure, second: Record, partner: Figure) -> None:
-    """Raise ValueError where a ratio of the two figures would mean nothing."""
+    """Raise ScoreError where a ratio of the two figures would mean nothing."""
     for what, one, other in (
         ("figure", figure.name, partner.name),
         ("unit", figure.unit, partner.unit),
         ("data fingerprint", first.data, second.data),
     ):
         if one != other:
-            raise ValueError(
+            raise ScoreError(
                 f"cannot compare '{first.id}' ({what} '{one}') with '{second.id}' ({what} '{other}'); "
                 "run one of them again so that both agree"
             )

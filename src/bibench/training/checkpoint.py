@@ -10,9 +10,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -40,11 +41,16 @@ class State:
         layers: rows of per-layer statistics, where they were asked for.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, allow_inf_nan=False)
+
     run: str
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
+
+
+_STATE = TypeAdapter(State)
 
 
 def file_sha256(path: Path) -> str:
@@ -110,6 +116,11 @@ def save_state(folder: Path, state: State, model: nn.Module, optimizer: torch.op
             old.unlink()
 
 
+def start_again(folder: Path) -> str:
+    """What to do about a checkpoint that can't be used."""
+    return f"delete {folder} and run the same command again to train this run from the start"
+
+
 def load_state(folder: Path, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> State | None:
     """Load the run's checkpoint into model and optimizer; None if there is none.
 
@@ -121,18 +132,27 @@ def load_state(folder: Path, run: str, model: nn.Module, optimizer: torch.optim.
     description = folder / _JSON
     if not description.exists():
         return None
-    advice = f"delete {folder} and run the same command again to train this run from the start"
+    advice = start_again(folder)
     try:
         content = json.loads(description.read_text(encoding="utf-8"))
         name, sha256 = str(content.pop("tensors")), content.pop("sha256")
         numbers: dict[str, Any] = content.pop("optimizer")
+        if not isinstance(numbers, dict):
+            raise TypeError("'optimizer' is not an object")
+        for key in numbers:
+            int(key.partition(".")[0])
+        _STATE.validate_json(json.dumps(content))  # for its checks; what it returns has every integer as a float
         state = State(**content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if state.epoch != len(state.history):
+            raise ValueError(f"{state.epoch} epochs with {len(state.history)} rows of history")
+        if any(row.keys() != rows[0].keys() for rows in (state.history, state.layers) for row in rows):
+            raise ValueError("rows with different columns")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{description} is not a checkpoint ({error}); {advice}") from error
     path = folder / Path(name).name
-    if not path.exists() or file_sha256(path) != sha256:
+    if not path.is_file() or file_sha256(path) != sha256:
         found = (
-            f"has {path.stat().st_size} bytes and another SHA-256 than" if path.exists() else "is missing, unlike what"
+            f"has {path.stat().st_size} bytes and another SHA-256 than" if path.is_file() else "is missing, unlike what"
         )
         raise CheckpointError(f"{path} {found} {_JSON} says: truncated or altered; {advice}")
     if state.run != run:

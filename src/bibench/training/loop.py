@@ -20,8 +20,9 @@ from torch.utils._pytree import tree_map
 from bibench.nn import clip_latent_, layer_statistics, parameter_groups, penalty, set_progress, weight_signs
 from bibench.recipes import SGD, Recipe
 from bibench.records import RunConfig
+from bibench.records.record import LARGEST
 from bibench.tasks.base import Batch, Data, Evaluation, Task
-from bibench.training.checkpoint import State, load_state, save_state
+from bibench.training.checkpoint import CheckpointError, State, load_state, save_state, start_again
 from bibench.training.seeds import derive_seed
 
 __all__ = ["Diverged", "Trained", "evaluate", "train"]
@@ -178,6 +179,10 @@ def _train(fabric: Fabric, job: _Job, on_progress: Callable[[float], None]) -> T
     state = load_state(folder, config.id, model, plain_optimizer) or State(run=config.id)
 
     epochs = 0 if config.method == "checkpoint" else recipe.epochs
+    if state.epoch > epochs:
+        raise CheckpointError(
+            f"the checkpoint in {folder} is of epoch {state.epoch}, and the run has {epochs}; {start_again(folder)}"
+        )
     steps = max(1, len(data.train) // recipe.batch_size)
     saved = time.monotonic()
     result: Evaluation | None = None
@@ -250,5 +255,5 @@ def _check(model: nn.Module, loss: float, state: State) -> None:
 def _check_figures(evaluation: Evaluation, state: State) -> None:
     # Weights that are finite can still be so large that the outputs are not.
     for name, value in evaluation.figures.items():
-        if not math.isfinite(value):
+        if not abs(value) < LARGEST:
             raise Diverged(f"diverged: on the test split, after epoch {state.epoch + 1}, '{name}' is {value:g}", state)
