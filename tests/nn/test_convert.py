@@ -138,7 +138,8 @@ def test_vision_transformer():
     ],
 )
 def test_timm(name, size, first, last, shortcuts):
-    timm = pytest.importorskip("timm")
+    import timm
+
     how = {"img_size": size} if name.startswith(("vit", "mixer")) else {}
     model = timm.create_model(name, pretrained=False, num_classes=7, **how)
     x = EXAMPLE[:1, :, :size, :size]
@@ -154,7 +155,8 @@ def test_timm(name, size, first, last, shortcuts):
 @pytest.mark.slow
 @pytest.mark.parametrize("mapping", ["dict", "BatchEncoding"])
 def test_transformers(mapping):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     config = transformers.BertConfig(
         vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=3
     )

@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
@@ -41,7 +41,7 @@ class State:
         layers: rows of per-layer statistics, where they were asked for.
     """
 
-    __pydantic_config__: ClassVar = ConfigDict(strict=True, allow_inf_nan=False)
+    __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False)
 
     run: str
     epoch: int = 0
