@@ -7,38 +7,16 @@ full precision within that repeat, so that a busy machine slows both.
 """
 
 import argparse
-import statistics
-import time
 
 import torch
 from machine import machine
-from torch import nn
 
 from bibench import binarize, registry
-from bibench.nn import penalty
+from bibench.recipes import SGD, Recipe
+from bibench.training.step_time import TrainingStep, measure_steps, ratio
 
-
-class Steps:
-    """A network with its optimizer, ready to be timed."""
-
-    def __init__(self, model: nn.Module, example: torch.Tensor, labels: torch.Tensor, compiled: bool) -> None:
-        self.model = model.to(example.device)
-        self.network = torch.compile(self.model) if compiled else self.model
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
-        self.example, self.labels = example, labels
-
-    def seconds(self, steps: int) -> float:
-        """Mean time of a step."""
-        start = time.perf_counter()
-        for _ in range(steps):
-            self.optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(self.network(self.example), self.labels)
-            extra = penalty(self.model)
-            (loss if extra is None else loss + extra).backward()
-            self.optimizer.step()
-        if self.example.device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - start) / steps
+RECIPE = Recipe(optimizer=SGD(lr=1e-3), epochs=1, batch_size=1)
+"""The batch size isn't used: the batch is given."""
 
 
 def main() -> None:
@@ -64,23 +42,30 @@ def main() -> None:
     example = torch.randn(options.batch_size, *shape, device=device)
     labels = torch.randint(10, (options.batch_size,), device=device)
     build = registry.get("architectures", options.architecture).build
-    networks = {"fp32": Steps(build(shape, 10), example, labels, options.compiled)}
+    models = {"fp32": build(shape, 10)}
     for name in options.algorithms:
-        model = binarize(build(shape, 10), name, example=example[:2].cpu(), inplace=True)
-        networks[name] = Steps(model.train(), example, labels, options.compiled)
+        models[name] = binarize(build(shape, 10), name, example=example[:2].cpu(), inplace=True)
+    steps = {
+        name: TrainingStep(
+            model,
+            task=registry.get("tasks", "cifar10"),  # for its loss, the cross-entropy
+            batch=(example, labels),
+            recipe=RECIPE,
+            device=device,
+            compiled=options.compiled,
+        )
+        for name, model in models.items()
+    }
     how = "compiled (inductor)" if options.compiled else "eager"
     print(f"{options.architecture}, {shape}, batch {options.batch_size}, {how}; {machine(device.type)}", flush=True)
-    for network in networks.values():
-        network.seconds(2)  # warm up, compile
-    times = {name: [] for name in networks}
-    for _ in range(options.repeats):
-        for name, network in networks.items():
-            times[name].append(network.seconds(options.steps))
+    times = measure_steps(steps, repeats=options.repeats, steps=options.steps, device=device)
     print(f"{'':10} {'ms a step':>10} {'over fp32':>10}   min..max over {options.repeats} repeats")
     for name, own in times.items():
-        ratios = [a / b for a, b in zip(own, times["fp32"], strict=True)]
-        middle = statistics.median(ratios)
-        print(f"{name:10} {1e3 * statistics.median(own):10.1f} {middle:10.2f}   {min(ratios):.2f}..{max(ratios):.2f}")
+        over = ratio(own, times["fp32"])  # the paper's ratio is the other way round
+        print(
+            f"{name:10} {1e3 * own.median:10.1f} {over.median / 100:10.2f}   "
+            f"{over.lowest / 100:.2f}..{over.highest / 100:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from bibench.bench.store import Store
 from bibench.models.image import digits_cnn
 from bibench.nn import resolve
 from bibench.recipes import SGD, Adam, Constant, Recipe
-from bibench.records import RunConfig
+from bibench.records import Figure, Record, RunConfig
 from bibench.tasks.base import Data
 from bibench.tasks.digits import digits
 from bibench.training import Trained, build_model, train
@@ -62,6 +62,7 @@ def suite_file(folder: Path, text: str = "", **content: str) -> Path:
         "tasks": f"\n  - task: digits\n    full_precision: {recipe}\n    binarized: {recipe}",
         "algorithms": "[bnn, recu]",
         "seeds": "1",
+        "measure": "{corruptions: [contrast], severities: [5], step_repeats: 1}",
     }
     path = folder / f"{content.get('name', 'small')}.yaml"
     path.write_text("".join(f"{key}: {value}\n" for key, value in (keys | content).items()) + text, encoding="utf-8")
@@ -85,12 +86,20 @@ def bibench(*arguments: object, **environment: str) -> subprocess.CompletedProce
     )
 
 
+TIMES = ("time_cost", "time_cost_lowest", "time_cost_highest", "step_time", "full_precision_step_time")
+
+
+def untimed(record: Record) -> list[Figure]:
+    """The figures of a record that are the same whenever and wherever it was run."""
+    return [figure for figure in record.figures if figure.name not in TIMES]
+
+
 def content(folder: Path) -> dict[str, Any]:
     """Everything in a store that must be the same, bit for bit, however the runs were executed: not times."""
     found: dict[str, Any] = {}
     for record in Store(folder).records():
         path = folder / "runs" / record.id
-        found[record.id] = (record.status, record.reason, record.figures, record.data)
+        found[record.id] = (record.status, record.reason, untimed(record), record.data)
         for name in ("model.safetensors", "predictions.safetensors", "epochs.csv", "layers.csv"):
             if (path / name).exists():
                 found[f"{record.id}/{name}"] = (path / name).read_bytes()

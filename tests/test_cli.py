@@ -17,8 +17,16 @@ from bibench.bench.store import Store
 from bibench.bench.suite import shipped_suites
 from bibench.cli import app
 from bibench.training import save_weights
-from small_runs import bibench, command, suite_file
+from small_runs import bibench, command, suite_file, untimed
 
+TRACKS = [
+    "learning_task",
+    "neural_architecture",
+    "corruption_robustness",
+    "training_consumption",
+    "theoretical_complexity",
+    "hardware_inference",
+]
 PAPER = ["fp32", "bnn", "xnor", "dorefa", "bireal", "xnorpp", "reactnet", "recu", "fda", "pact"]
 
 
@@ -117,7 +125,7 @@ def test_list(kind):
         "algorithms": PAPER,
         "architectures": ["resnet18", "resnet20", "resnet34", "vgg_small", "mobilenet_v2", "digits_cnn"],
         "tasks": ["digits", "cifar10", "imagenet"],
-        "tracks": ["learning_task", "neural_architecture"],
+        "tracks": TRACKS,
         "suites": shipped_suites(),
     }[kind]
     assert names[: len(expected)] == expected
@@ -128,13 +136,78 @@ def test_list(kind):
 
 
 def test_validate(suite):
-    assert call("validate", suite).stdout.splitlines() == [
+    assert call("validate", suite, "--no-estimate").stdout.splitlines() == [
         "small: valid, 3 runs (1 in full precision), 3 epochs together",
         "  networks:   digits/digits_cnn",
         "  algorithms: bnn, recu",
         "  seeds:      0",
+        "  shared:     2 runs start from 1 full-precision checkpoints",
     ]
-    assert "on request: pact" in call("validate", "quick").stdout
+    assert "on request: pact" in call("validate", "quick", "--no-estimate").stdout
+
+
+def test_validate_estimates_the_cost_from_measured_steps(suite):
+    lines = call("validate", suite).stdout.splitlines()
+    assert re.fullmatch(r"  cost:       about [\d.]+ s of training on one thread of this machine", lines[-3])
+    assert re.fullmatch(r"    digits/digits_cnn: [\d.]+ s", lines[-2])
+    ratios = r"\(bnn [\d.]+x, recu [\d.]+x\)"
+    assert re.search(rf"binarized ones on digits/digits_cnn {ratios}; an order of magnitude", lines[-1])
+
+
+def test_the_paper_suite_says_what_it_shares_and_what_awaits_its_task():
+    text = call("validate", "paper", "--no-estimate").stdout
+    assert text.startswith("paper: valid, 396 runs (44 in full precision)")
+    assert "sensitivity: 8 settings x 5 seeds on cifar10/resnet18: sgd-1x-cosine, sgd-1x-step" in text
+    assert "9 runs of the sensitivity grid count in the other tracks too" in text
+    assert "352 runs start from 9 full-precision checkpoints" in text
+    assert "    glue_cola: bert_tiny4, bert_tiny6, bert_base, 27 runs (Table 9, GLUE)" in text
+
+
+def test_published_scores():
+    rows = json.loads(call("score", "--published", "--json").stdout)
+    keys = ["track", "metric", "algorithm", "printed", "recomputed", "difference", "status"]
+    assert all(list(row) == keys for row in rows)
+    assert {row["track"] for row in rows} == set(TRACKS)
+    cells = {(row["metric"], row["algorithm"]): row for row in rows}
+    assert cells["om_task", "recu"]["printed"] == 77.96
+    assert cells["om_task", "recu"]["recomputed"] == pytest.approx(77.96, abs=0.01)
+    text = call("score", "--published").stdout
+    assert "not reproducible" in text
+    assert "not deployable" in text
+    literal = json.loads(call("score", "--published", "--mode", "literal", "--json").stdout)
+    changed = {(row["metric"], row["algorithm"]): row["recomputed"] for row in literal}
+    assert changed["voc07", "bnn"] != cells["voc07", "bnn"]["recomputed"]
+
+
+def test_own_results_are_scored_in_the_papers_reading_too(done):
+    rows = json.loads(call("score", done[0], "--mode", "paper", "--json").stdout)
+    assert {row["mode"] for row in rows if row["track"] == "corruption_robustness"} == {"paper"}
+
+
+def test_compare(done):
+    rows = json.loads(call("compare", done[0], "--published", "--json").stdout)
+    found = {(row.get("metric"), row["algorithm"]) for row in rows if row.get("track") == "theoretical_complexity"}
+    assert found == {(metric, name) for metric in ("speedup", "compression", "om_comp") for name in ("bnn", "recu")}
+    assert "om_comp" in call("compare", done[0], "--published").stdout
+
+
+def test_complexity():
+    text = call("complexity", "resnet18", "--algorithm", "reactnet").stdout
+    assert "layer1.0.conv1" in text
+    content = json.loads(call("complexity", "resnet18", "--counting", "paper", "--json").stdout)
+    assert content["compression"] == pytest.approx(13.27, abs=0.05)
+    assert content["speedup"] == pytest.approx(12.60, abs=0.15)
+    other = call("complexity", "torchvision.models:squeezenet1_1", "--input", "3,64,64", "--algorithm", "fp32")
+    assert "classifier.1" in other.stdout
+
+
+def test_missing(folder, suite):
+    out = folder / "missing"
+    call("run", suite, "--out", out, "--only", "algorithm=bnn", "--missing", "om_task", "--jobs", 1)
+    plan = json.loads((out / "plan.json").read_text())
+    assert [run["algorithm"] for run in plan] == ["fp32", "bnn"]
+    text = call("run", suite, "--out", out, "--only", "algorithm=bnn", "--missing", "om_task", "--jobs", 1).stdout
+    assert "nothing to do" in text
 
 
 def test_version():
@@ -193,7 +266,7 @@ def test_starting_from_a_checkpoint_of_ones_own(done, folder, suite):
     assert "train" not in records["fp32"].phases
     # The same start, the same seed: the same figures as when the full-precision network was trained here.
     for name in ("fp32", "recu"):
-        assert records[name].figures == before[name].figures
+        assert untimed(records[name]) == untimed(before[name])
     assert "checkpoint was" in refused("run", suite, "--out", out)
 
 
@@ -243,6 +316,18 @@ def test_wrong_input_is_one_message_and_status_2(folder, suite, done):
     assert "expected fine_tune or from_scratch" in refused(
         *train, "--arch", "digits_cnn", "--algorithm", "bnn", "--method", "tune"
     )
+    assert refused("score") == "score takes either the folder of some results or --published"
+    assert refused("score", done[0], "--published") == "score takes either the folder of some results or --published"
+    assert refused("score", done[0], "--mode", "exact") == "--mode exact: expected literal or paper"
+    assert refused("compare", done[0]).startswith("compare needs --published")
+    assert "did you mean 'om_task'?" in refused(*run, "--missing", "om_tusk")
+    assert "did you mean 'resnet18'?" in refused("complexity", "resnet81")
+    assert refused("complexity", "resnet18", "--input", "3,x") == (
+        "--input 3,x: expected the sizes of one input, such as 3,224,224"
+    )
+    assert refused("complexity", "resnet18", "--counting", "all") == "--counting all: expected model or paper"
+    assert "can't be called as MODULE:FUNCTION" in refused("complexity", "torchvision.models:resnet81")
+    assert "returned dict, expected a torch.nn.Module" in refused("complexity", "builtins:dict")
     bad = folder / "bad.yaml"
     bad.write_text(suite.read_text() + "seed: 3\n")
     assert refused("validate", bad).startswith(f"{bad}, line ")
@@ -311,11 +396,11 @@ def test_one_more_algorithm_joins_a_finished_store(folder, suite):
     out = folder / "joined"
     call("run", suite, "--out", out, "--jobs", 1, "--only", "algorithm=bnn")
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/record.json")}
-    call("run", suite, "--out", out, "--jobs", 1, "--algorithm", "pact", "--only", "algorithm=pact")
+    call("run", suite, "--out", out, "--jobs", 1, "--algorithm", "bireal", "--only", "algorithm=bireal")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(list(out.glob("runs/*/record.json"))) == len(before) + 1
     scores = json.loads(call("score", out, "--json").stdout)
-    assert {row["algorithm"] for row in scores} == {"bnn", "pact"}
+    assert {row["algorithm"] for row in scores} == {"bnn", "bireal"}
     assert "did you mean 'pact'?" in refused("run", suite, "--out", out, "--algorithm", "pakt")
 
 

@@ -15,11 +15,11 @@ ALLOWED = {
     "algorithms": {"algorithms"},
     "nn": {"nn", "algorithms", "registry"},
     "models": {"models"},
-    "tasks": {"tasks", "models", "recipes"},
+    "tasks": {"tasks", "models", "recipes", "files"},
     "recipes": {"recipes"},
     "records": {"records", "recipes"},
     "training": {"training", "nn", "tasks", "models", "recipes", "records", "files"},
-    "tracks": {"tracks", "nn", "training", "tasks", "records"},
+    "tracks": {"tracks", "nn", "training", "tasks", "models", "records"},
     "bench": {
         "bench",
         "training",

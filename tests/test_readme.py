@@ -71,8 +71,8 @@ def test_the_pandas_lines_read_a_store(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec("import json\n" + found[1], names)
-    accuracy = names["figures"].query("name == 'accuracy'")
-    assert set(accuracy["run.algorithm"]) == {"fp32", "bnn", "recu"}
+    accuracy = names["clean"].query("name == 'accuracy'")
+    assert sorted(accuracy["run.algorithm"]) == ["bnn", "fp32", "recu"]
     assert len(names["epochs"]) == 3
 
 
@@ -81,4 +81,5 @@ def test_the_example_suite_is_valid() -> None:
     assert found
     suite = parse_suite(found[1], "README.md")
     assert suite.seeds == (0, 1, 2, 3, 4)
-    assert {run.recipe.optimizer.lr for run in make_plan(suite) if run.operator} == {0.0005}
+    assert {run.recipe.optimizer.lr for run in make_plan(suite) if run.operator and run.main} == {0.0005}
+    assert len({run.setting for run in make_plan(suite)}) == 1 + 8

@@ -10,8 +10,18 @@ from importlib.metadata import version as _version
 
 from bibench import nn
 from bibench.algorithms import Algorithm
-from bibench.nn import BinarizeError, binarize, default_filter, set_progress, summary
+from bibench.nn import BinarizeError, binarize, complexity, default_filter, set_progress, summary
 
 __version__ = _version("bibench")
 
-__all__ = ["Algorithm", "BinarizeError", "__version__", "binarize", "default_filter", "nn", "set_progress", "summary"]
+__all__ = [
+    "Algorithm",
+    "BinarizeError",
+    "__version__",
+    "binarize",
+    "complexity",
+    "default_filter",
+    "nn",
+    "set_progress",
+    "summary",
+]

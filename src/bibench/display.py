@@ -36,7 +36,7 @@ class Display:
     def __init__(self, runs: list[RunConfig], console: Console) -> None:
         self.console = console
         self.total = len(runs)
-        self.weights = {run.id: float(run.recipe.epochs) for run in runs}
+        self.weights = {run.id: float(run.known_recipe.epochs) for run in runs}
         self.shares: dict[str, float] = {}
         self.continued: dict[str, float] = {}
         self.names: dict[str, TaskID] = {}

@@ -36,15 +36,23 @@ _BUILTIN: Mapping[str, Mapping[str, str]] = {
         "vgg_small": "bibench.models.image:vgg_small",
         "mobilenet_v2": "bibench.models.image:mobilenet_v2",
         "digits_cnn": "bibench.models.image:digits_cnn",
+        "digits_mlp": "bibench.models.image:digits_mlp",
+        "digits_transformer": "bibench.models.image:digits_transformer",
+        "ncf": "bibench.models.ncf:ncf",
     },
     "tasks": {
         "digits": "bibench.tasks.digits:digits",
         "cifar10": "bibench.tasks.cifar10:cifar10",
         "imagenet": "bibench.tasks.imagenet:imagenet",
+        "movielens": "bibench.tasks.movielens:movielens",
     },
     "tracks": {
         "learning_task": "bibench.tracks.learning_task:learning_task",
         "neural_architecture": "bibench.tracks.neural_architecture:neural_architecture",
+        "corruption_robustness": "bibench.tracks.corruption_robustness:corruption_robustness",
+        "training_consumption": "bibench.tracks.training_consumption:training_consumption",
+        "theoretical_complexity": "bibench.tracks.theoretical_complexity:theoretical_complexity",
+        "hardware_inference": "bibench.tracks.hardware_inference:hardware_inference",
     },
 }
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from bibench.bench.benchmark import choose_device, default_jobs, prepare, score_store
-from bibench.bench.plan import PlanError
+from bibench import registry
+from bibench.bench.benchmark import choose_device, default_jobs, missing_runs, prepare, run_suite, score_store
+from bibench.bench.plan import PlanError, make_plan
 from bibench.bench.store import Store, StoreError
 from bibench.bench.suite import load_suite
 from bibench.bench.worker import Settings
@@ -77,8 +78,70 @@ def test_a_store_is_scored_with_the_tracks_of_its_suite(tmp_path, suite):
     settings = Settings(out=tmp_path / "store")
     claim(suite, settings)
     results, scores, tracks = score_store(Store(settings.out))
-    assert [track.name for track in tracks] == ["learning_task", "neural_architecture"]
+    assert [track.name for track in tracks] == registry.names("tracks")[:6]
     assert len(results.plan) == 3
     assert {score.status for score in scores} == {"incomplete"}
     claim(suite.model_copy(update={"tracks": ("learning_task",)}), settings)  # what is scored may change
     assert [track.name for track in score_store(Store(settings.out))[2]] == ["learning_task"]
+
+
+def run_quietly(suite, folder, **arguments):
+    class Silent:
+        def started(self, run): ...
+        def progressed(self, run_id, share): ...
+        def finished(self, outcome): ...
+
+    runs, outcomes = run_suite(suite, Settings(out=folder), jobs=1, listener=lambda todo: Silent(), **arguments)
+    assert {outcome.status for outcome in outcomes} <= {"ok"}
+    return runs, [outcome.run for outcome in outcomes]
+
+
+def test_missing_runs_just_what_would_complete_a_metric(tmp_path):
+    text = "sensitivity: {task: digits, architecture: digits_cnn, optimizers: [{name: adam, lr: 0.001}], rates: [1]}\n"
+    suite = load_suite(str(suite_file(tmp_path, text)))
+    out = tmp_path / "out"
+    everything = {run.id for run in make_plan(suite)}
+    _, first = run_quietly(suite, out, only={"algorithm": ["bnn"]}, missing="om_task")
+    assert [(run.algorithm, run.setting) for run in first] == [("fp32", None), ("bnn", "adam-1x-cosine")]
+    _, second = run_quietly(suite, out, missing="om_task")
+    assert [(run.algorithm, run.setting) for run in second] == [("recu", "adam-1x-cosine")]
+    scores = {(score.metric, score.algorithm): score for score in score_store(Store(out))[1]}
+    assert {scores["om_task", name].status for name in ("bnn", "recu")} == {"ok"}
+    assert scores["sensitivity", "bnn"].status == "incomplete"
+    _, third = run_quietly(suite, out, missing="om_train")
+    assert {run.setting for run in third} == {"adam-1x-cosine", "adam-1x-step"}
+    assert {run.id for run in (*first, *second, *third)} == everything
+    assert run_quietly(suite, out, missing="om_train") == ([], [])
+    scores = {(score.metric, score.algorithm): score for score in score_store(Store(out))[1]}
+    assert {scores["om_train", name].status for name in ("bnn", "recu")} == {"ok"}
+    assert run_quietly(suite, out)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (
+            "om_tusk",
+            r"--missing om_tusk: not a metric of suite 'small'; did you mean 'om_task'\? \(known: digits, om_task",
+        ),
+        ("om_arch", r"no run of suite 'small' would complete it: .*no transformers in this suite"),
+    ],
+)
+def test_metrics_that_no_run_can_complete(tmp_path, suite, metric, message):
+    runs = make_plan(suite)
+    if metric == "om_arch":
+        run_quietly(suite, tmp_path / "out")
+    with pytest.raises(PlanError, match=message):
+        missing_runs(suite, runs, Store(tmp_path / "out"), metric)
+
+
+def test_a_track_added_to_a_finished_store_measures_and_trains_nothing(tmp_path, suite):
+    out = tmp_path / "out"
+    few = suite.model_copy(update={"tracks": ("learning_task",)})
+    run_quietly(few, out)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/model.safetensors")}
+    _, again = run_quietly(suite, out)
+    assert len(again) == 3
+    assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/model.safetensors")} == before
+    scores = {score.metric: score.status for score in score_store(Store(out))[1]}
+    assert {scores[name] for name in ("om_comp", "om_robust", "time_cost")} == {"ok"}

@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bibench.bench.plan import PlanError, make_plan, parse_only, with_parents
-from bibench.bench.suite import load_suite, parse_suite
+from bibench import registry
+from bibench.bench.plan import PlanError, make_plan, parse_only, with_parents, with_partners
+from bibench.bench.suite import Sensitivity, load_suite, parse_suite
+from bibench.recipes import SGD, Adam, Step
+from bibench.tasks.digits import digits
 
 SUITE = parse_suite(
     """
@@ -53,7 +56,13 @@ def test_every_algorithm_on_every_network_for_every_seed_parents_first():
             assert run.parent in seen
         seen.add(run.id)
     assert len(seen) == len(runs)
-    assert with_parents(runs) == {run.id: run.parent for run in runs}
+    chosen = [run for run in runs if run.algorithm == "fda" and run.seed == 5]
+    assert with_parents(chosen, runs) == with_partners(chosen, runs)
+    assert labels(with_parents(chosen, runs)) == [
+        (5, architecture, algorithm)
+        for architecture in ("digits_cnn", "resnet20", "vgg_small")
+        for algorithm in ("fp32", "fda")
+    ]
 
 
 def test_a_parent_is_of_the_same_task_architecture_and_seed():
@@ -147,3 +156,85 @@ def test_batches_that_devices_cannot_share_evenly_are_refused_before_anything_ru
     with pytest.raises(PlanError, match=r"--devices 3: the batches of task 'digits' have 64 samples"):
         make_plan(load_suite("quick"), devices=3)
     assert {run.devices for run in make_plan(load_suite("quick"), devices=2)} == {2}
+
+
+GRID = SUITE.model_copy(update={"sensitivity": Sensitivity(task="digits", architecture="digits_cnn", seeds=(0, 7))})
+SETTINGS = [
+    f"{optimizer}-{rate}x-{schedule}"
+    for optimizer in ("sgd", "adam")
+    for rate in ("1", "0.1")
+    for schedule in ("cosine", "step")
+]
+
+
+def test_a_grid_adds_every_setting_for_every_algorithm_and_its_own_seeds():
+    runs = plan(suite=GRID)
+    grid = [run for run in runs if run.setting is not None]
+    assert {(run.algorithm, run.seed, run.setting) for run in grid} == {
+        (name, seed, setting) for seed in (0, 7) for name in ("fp32", "bnn", "recu-q", "fda") for setting in SETTINGS
+    }
+    assert len({run.id for run in runs}) == len(runs)
+    assert {(run.task, run.architecture) for run in grid} == {("digits", "digits_cnn")}
+    recipes = {(run.algorithm, run.setting): run.recipe for run in grid}
+    low = recipes["bnn", "sgd-0.1x-step"]
+    assert (low.optimizer, low.schedule) == (SGD(lr=0.01, momentum=0.9), Step(milestones=(0.5, 0.75)))
+    assert recipes["fp32", "adam-1x-cosine"].optimizer == Adam(lr=1e-3, weight_decay=1e-4)
+    assert {recipe.epochs for recipe in recipes.values()} == {12}
+
+
+def test_the_setting_that_is_the_main_recipe_is_trained_once():
+    runs = plan(suite=GRID)
+    both = [(run.algorithm, run.seed, run.setting) for run in runs if run.main and run.setting is not None]
+    assert both == [
+        ("fp32", 0, "sgd-1x-cosine"),
+        ("bnn", 0, "adam-1x-cosine"),
+        ("recu-q", 0, "adam-1x-cosine"),
+        ("fda", 0, "adam-1x-cosine"),
+    ]
+    assert [run for run in runs if run.main] == [
+        run.model_copy(update={"setting": found.setting})
+        for run, found in zip(plan(), [run for run in runs if run.main], strict=True)
+    ]
+
+
+def test_runs_of_a_grid_start_from_the_full_precision_run_of_their_seed():
+    runs = {run.id: run for run in plan(suite=GRID)}
+    places = {run_id: place for place, run_id in enumerate(runs)}
+    for run in runs.values():
+        if run.parent is not None:
+            parent = runs[run.parent]
+            assert (parent.algorithm, parent.seed) == ("fp32", run.seed)
+            assert parent.recipe == registry.get("tasks", run.task).full_precision
+            assert places[parent.id] < places[run.id]
+    scratch = GRID.model_copy(update={"sensitivity": GRID.sensitivity.model_copy(update={"method": "from_scratch"})})
+    own = [run for run in plan(suite=scratch) if run.setting is not None and not run.main and run.operator]
+    assert {(run.method, run.parent) for run in own} == {("from_scratch", None)}
+    reduced = GRID.sensitivity.model_copy(update={"optimizers": (Adam(lr=1e-3),)})
+    alone = plan(suite=GRID.model_copy(update={"sensitivity": reduced}))
+    parents = [run for run in alone if not run.main and run.setting is None]
+    assert [(run.algorithm, run.seed, run.method) for run in parents] == [("fp32", 7, "full_precision")]
+
+
+def test_a_setting_can_be_selected_and_brings_full_precision_along():
+    runs = plan("setting=sgd-0.1x-step", "algorithm=bnn", suite=GRID)
+    assert [(run.seed, run.algorithm, run.setting) for run in runs] == [
+        (0, "fp32", "sgd-1x-cosine"),
+        (0, "fp32", "sgd-0.1x-step"),
+        (0, "bnn", "sgd-0.1x-step"),
+        (7, "fp32", "sgd-1x-cosine"),
+        (7, "fp32", "sgd-0.1x-step"),
+        (7, "bnn", "sgd-0.1x-step"),
+    ]
+    with pytest.raises(PlanError, match=r"not in suite 'mixed'; did you mean 'sgd-0\.1x-step'"):
+        plan("setting=sgd-0.1x-stepp", suite=GRID)
+
+
+def test_the_release_has_no_momentum_with_a_step_schedule():
+    grid = GRID.sensitivity.model_copy(update={"release_momentum": True})
+    recipes = grid.settings(digits.binarized)
+    assert {name: recipe.optimizer.momentum for name, recipe in recipes.items() if name.startswith("sgd")} == {
+        "sgd-1x-cosine": 0.9,
+        "sgd-1x-step": 0.0,
+        "sgd-0.1x-cosine": 0.9,
+        "sgd-0.1x-step": 0.0,
+    }

@@ -3,10 +3,13 @@
 
 import pytest
 
+from bibench import registry
 from bibench.bench.plan import make_plan
 from bibench.bench.suite import SuiteError, load_suite, shipped_suites
 from bibench.models.image import digits_cnn
-from bibench.recipes import SGD
+from bibench.recipes import SGD, Cosine, Step
+from bibench.tasks.digits import digits
+from bibench.tracks.base import Measuring
 from small_runs import suite_file
 
 PAPER = ("bnn", "xnor", "dorefa", "bireal", "xnorpp", "reactnet", "recu", "fda")
@@ -30,7 +33,15 @@ def refused(tmp_path, text):
 @pytest.mark.parametrize(
     ("name", "networks", "runs"),
     [
-        ("quick", [("digits", "digits_cnn")], 27),
+        ("quick", [("digits", name) for name in ("digits_cnn", "digits_transformer", "digits_mlp")], 162),
+        (
+            "paper",
+            [
+                *(("cifar10", name) for name in ("resnet20", "resnet18", "resnet34", "vgg_small")),
+                ("imagenet", "resnet18"),
+            ],
+            396,
+        ),
         ("cifar10", [("cifar10", name) for name in ("resnet20", "resnet18", "resnet34", "vgg_small")], 108),
         ("imagenet", [("imagenet", "resnet18"), ("imagenet", "resnet34")], 18),
     ],
@@ -189,3 +200,76 @@ def test_an_optimizer_without_a_name_is_the_default_one_with_other_fields(tmp_pa
 )
 def test_values_that_make_no_sense(tmp_path, text, message):
     assert refused(tmp_path, text).startswith(message)
+
+
+def test_a_suite_has_all_six_tracks_and_no_grid_by_default(tmp_path):
+    suite = loaded(tmp_path, "name: x\ntasks: [{task: digits}]\nalgorithms: [bnn]\n")
+    assert list(suite.tracks) == registry.names("tracks")[:6]
+    assert suite.sensitivity is None
+    assert suite.measure == Measuring()
+
+
+def test_the_grid_of_the_paper_is_the_default(tmp_path):
+    text = (
+        "name: x\ntasks: [{task: digits}]\nalgorithms: [bnn]\nsensitivity: {task: digits, architecture: digits_cnn}\n"
+    )
+    grid = loaded(tmp_path, text).sensitivity
+    recipes = grid.settings(digits.full_precision)
+    assert {name: recipe.optimizer.lr for name, recipe in recipes.items()} == {
+        "sgd-1x-cosine": 0.1,
+        "sgd-1x-step": 0.1,
+        "sgd-0.1x-cosine": 0.01,
+        "sgd-0.1x-step": 0.01,
+        "adam-1x-cosine": 1e-3,
+        "adam-1x-step": 1e-3,
+        "adam-0.1x-cosine": 1e-4,
+        "adam-0.1x-step": 1e-4,
+    }
+    assert {recipe.optimizer.weight_decay for recipe in recipes.values()} == {1e-4}
+    assert [recipe.schedule for recipe in recipes.values()] == [Cosine(), Step(milestones=(0.5, 0.75))] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "sensitivity: {task: digits, architecture: resnet20}",
+            ", line 4: the sensitivity grid is on task 'digits' with architecture 'resnet20', which the suite's tasks "
+            "don't have; add it there, or choose one of digits with digits_cnn",
+        ),
+        (
+            "sensitivity: {task: digit, architecture: digits_cnn}",
+            ", line 4: unknown task 'digit'; did you mean 'digits'? (known: digits, cifar10, imagenet",
+        ),
+        (
+            "sensitivity: {task: digits, architecture: digits_cnn, rate: [1]}",
+            ", line 4: unknown key 'sensitivity.rate'; did you mean 'rates'?",
+        ),
+        (
+            "sensitivity: {task: digits, architecture: digits_cnn, rates: [1, 1.0]}",
+            ", line 4: two settings of the sensitivity grid have the same name; give each optimizer, rate and kind of "
+            "schedule once",
+        ),
+        (
+            "sensitivity: {task: digits, architecture: digits_cnn, rates: [0]}",
+            ", line 4: 'sensitivity.rates.0' is 0: Input should be greater than 0",
+        ),
+        (
+            "measure: {severities: [6]}",
+            ", line 4: 'measure.severities.0' is 6: Input should be less than or equal to 5",
+        ),
+        (
+            "measure:\n  corruptions: [fogg]",
+            ", line 5: unknown corruption 'fogg'; did you mean 'fog'?",
+        ),
+        ("awaiting: [{task: voc07}]", ", line 4: 'awaiting.0.architectures' is missing"),
+    ],
+)
+def test_what_is_wrong_with_a_grid_is_said_with_its_line(tmp_path, text, expected):
+    assert refused(tmp_path, f"name: x\ntasks: [{{task: digits}}]\nalgorithms: [bnn]\n{text}\n").startswith(expected)
+
+
+def test_what_awaits_its_task_is_not_planned():
+    suite = load_suite("paper")
+    assert "glue_cola" in [entry.task for entry in suite.awaiting]
+    assert {run.task for run in make_plan(suite)} == {"cifar10", "imagenet"}

@@ -15,6 +15,7 @@ from bibench.bench.worker import Settings, execute
 from bibench.recipes import SGD
 from bibench.tasks.base import DataError
 from bibench.tasks.digits import digits
+from bibench.tracks.base import Measuring
 from small_runs import ADAM_RECIPE, SGD_RECIPE, config
 
 SHORT = dataclasses.replace(ADAM_RECIPE, epochs=1)
@@ -23,7 +24,7 @@ SHORT = dataclasses.replace(ADAM_RECIPE, epochs=1)
 @pytest.fixture
 def settings(tmp_path):
     worker.load_data.cache_clear()
-    yield Settings(out=tmp_path / "store", tracks=("learning_task",))
+    yield Settings(out=tmp_path / "store", tracks=())
     worker.load_data.cache_clear()
 
 
@@ -190,3 +191,65 @@ def test_weights_without_a_recorded_hash_are_taken(settings):
     del content["weights"]  # as earlier versions wrote it
     path.write_text(json.dumps(content))
     assert execute(config("bnn", SHORT, method="fine_tune", parent=parent.id), settings).status == "ok"
+
+
+ONE_CELL = Measuring(corruptions=("fog",), severities=(3,), step_repeats=1)
+
+
+def test_tracks_that_join_later_measure_on_the_stored_weights(settings):
+    """As if they had been there from the start, and nothing is trained again."""
+    run = config("reactnet", SHORT)
+    tracks = ("corruption_robustness", "theoretical_complexity")
+    whole = dataclasses.replace(settings, out=settings.out / "whole", tracks=tracks, measuring=ONE_CELL)
+    assert execute(run, whole).status == "ok"
+    wanted = Store(whole.out).record(run.id)
+    assert execute(run, settings).status == "ok"
+    store = Store(settings.out)
+    before = store.record(run.id)
+    assert before.measured == ()
+    assert store.unfinished(run, tracks)
+    assert not store.unfinished(run, ())
+    weights = store.weights(run.id).stat().st_mtime_ns
+    outcome = execute(run, dataclasses.replace(settings, tracks=tracks, measuring=ONE_CELL))
+    after = store.record(run.id)
+    assert outcome.status == "ok"
+    assert after.figures == wanted.figures
+    assert after.measured == wanted.measured == tracks
+    assert (after.finished, after.weights, after.environment) == (before.finished, before.weights, before.environment)
+    assert store.weights(run.id).stat().st_mtime_ns == weights
+    assert not store.unfinished(run, tracks)
+
+
+def test_only_main_runs_are_measured(settings):
+    run = config("bnn", SHORT, main=False, setting="adam-1x-cosine")
+    settings = dataclasses.replace(settings, tracks=("theoretical_complexity",))
+    execute(run, settings)
+    store = Store(settings.out)
+    assert store.record(run.id).measured == ()
+    assert not store.unfinished(run, settings.tracks)
+    main = run.model_copy(update={"main": True})
+    assert main.id == run.id
+    assert store.unfinished(main, settings.tracks)
+    execute(main, settings)
+    assert store.record(run.id).measured == settings.tracks
+    assert store.record(run.id).run.main
+
+
+def test_altered_weights_are_not_measured(settings):
+    run = config("bnn", SHORT)
+    execute(run, settings)
+    store = Store(settings.out)
+    weights = bytearray(store.weights(run.id).read_bytes())
+    weights[-1] ^= 1
+    store.weights(run.id).write_bytes(weights)
+    outcome = execute(run, dataclasses.replace(settings, tracks=("theoretical_complexity",)))
+    assert outcome.status == "error"
+    assert "has another SHA-256 than its run's record says" in outcome.message
+    assert store.record(run.id).measured == ()
+
+
+def test_a_failed_run_is_not_measured(settings):
+    recipe = dataclasses.replace(SHORT, optimizer=SGD(lr=1e30))
+    run = config("bnn", recipe)
+    assert execute(run, settings).status == "failed"
+    assert not Store(settings.out).unfinished(run, ("theoretical_complexity",))

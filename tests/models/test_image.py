@@ -5,10 +5,21 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bibench import registry
-from bibench.models.image import digits_cnn, mobilenet_v2, resnet18, resnet20, resnet34, vgg_small
+from bibench import binarize, registry, summary
+from bibench.models.image import (
+    digits_cnn,
+    digits_mlp,
+    digits_transformer,
+    mobilenet_v2,
+    resnet18,
+    resnet20,
+    resnet34,
+    vgg_small,
+)
+from bibench.tasks.digits import digits
 
-ALL = [resnet18, resnet20, resnet34, vgg_small, mobilenet_v2, digits_cnn]
+ALL = [resnet18, resnet20, resnet34, vgg_small, mobilenet_v2, digits_cnn, digits_mlp, digits_transformer]
+FAMILIES = {digits_mlp.name: "mlps", digits_transformer.name: "transformers"}
 
 
 def _count(model: nn.Module) -> int:
@@ -59,14 +70,15 @@ def test_activations_are_modules(architecture):
 
     with Record():
         model(torch.randn(1, 3, 32, 32))
-    assert any("convolution" in name for name in called)
+    product = "convolution" if architecture.family == "cnns" else "mm"
+    assert any(product in name for name in called)
     assert not [name for name in called if any(part in name for part in ("relu", "clamp", "hardtanh"))]
 
 
 @pytest.mark.parametrize("architecture", ALL, ids=lambda architecture: architecture.name)
 def test_is_registered_under_its_name(architecture):
     assert registry.get("architectures", architecture.name) is architecture
-    assert (architecture.family, architecture.modality) == ("cnns", "image")
+    assert (architecture.family, architecture.modality) == (FAMILIES.get(architecture.name, "cnns"), "image")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +89,8 @@ def test_is_registered_under_its_name(architecture):
         (mobilenet_v2, (3, 224, 224), 1000, 3_504_872),
         (resnet20, (3, 32, 32), 10, 272_474),  # 0.27 M in He et al., table 6, and the two projections
         (vgg_small, (3, 32, 32), 10, 4_660_106),  # 4,574,592 in convolutions, 3,584 in BN, 81,930 in the classifier
+        (digits_mlp, (1, 8, 8), 10, 151_562),  # 64·256 + 2·256² in linear layers, 3·512 in BN, 2,570 in the classifier
+        (digits_transformer, (1, 8, 8), 10, 68_810),  # 2·33,472 in blocks, 576 + 512 before them, 128 + 650 after them
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -134,3 +148,103 @@ def test_vgg_small_starts_from_he_initialisation():
 def test_refuses_other_inputs_by_name(architecture, input_shape):
     with pytest.raises(ValueError, match=rf"{architecture.name} takes images .* got input_shape="):
         architecture.build(input_shape, 10)
+
+
+# The two small networks that aren't convolutional
+
+
+def trained(architecture, algorithm=None):
+    """Accuracy in percent after the task's own recipe, short: what `bibench train` does without its files."""
+    data = digits.load(None, False)
+    torch.manual_seed(0)
+    model = architecture.build(digits.input_shape, data.outputs)
+    recipe = digits.full_precision
+    if algorithm is not None:
+        model = binarize(model, algorithm, example=digits.example(), inplace=True)
+        recipe = digits.binarized
+    epochs, steps = recipe.epochs, len(data.train) // recipe.batch_size
+    optimizer = torch.optim.SGD if algorithm is None else torch.optim.Adam
+    settings = {"lr": recipe.optimizer.lr} | ({"momentum": recipe.optimizer.momentum} if algorithm is None else {})
+    stepper = optimizer(model.parameters(), **settings)
+    for epoch in range(epochs):
+        model.train()
+        for step, batch in enumerate(data.train.batches(recipe.batch_size, device=torch.device("cpu"), seed=epoch)):
+            for group in stepper.param_groups:
+                group["lr"] = recipe.learning_rate((epoch * steps + step) / (epochs * steps))
+            stepper.zero_grad()
+            digits.loss(model, batch).backward()
+            stepper.step()
+    with torch.no_grad():
+        model.eval()
+        return digits.evaluate(model, data.test.batches(64, device=torch.device("cpu"))).figures["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "algorithm", "least"),
+    [
+        (digits_mlp, None, 95),
+        (digits_mlp, "bnn", 70),
+        (digits_transformer, None, 85),
+        (digits_transformer, "dorefa", 40),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+@pytest.mark.slow
+def test_small_networks_learn_the_digits_by_the_usual_recipe(architecture, algorithm, least):
+    assert trained(architecture, algorithm) >= least
+
+
+@pytest.mark.parametrize(
+    ("architecture", "binarized", "replaced"),
+    [
+        (digits_mlp, ["linear2", "linear3"], ["relu1", "relu2", "relu3"]),
+        (
+            digits_transformer,
+            [
+                f"blocks.{block}.{layer}"
+                for block in (0, 1)
+                for layer in (
+                    *(f"attention.{name}" for name in ("query", "key", "value", "out")),
+                    "feedforward.0",
+                    "feedforward.2",
+                )
+            ],
+            ["blocks.0.feedforward.1", "blocks.1.feedforward.1"],
+        ),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+@pytest.mark.parametrize("algorithm", registry.names("algorithms")[:9])
+def test_all_hidden_linear_layers_are_binarized_by_every_algorithm(architecture, binarized, replaced, algorithm):
+    model = binarize(architecture.build((1, 8, 8), 10), algorithm, example=torch.randn(2, 1, 8, 8))
+    found = summary(model)
+    assert list(found.binarized) == binarized
+    assert [layer.name for layer in found if layer.decision == "replaced"] == ([] if algorithm == "pact" else replaced)
+    model(torch.randn(3, 1, 8, 8)).sum().backward()
+    assert all(layer.weight.grad is not None for name, layer in model.named_modules() if name in binarized)
+
+
+def test_attention_is_torchs():
+    attention = digits_transformer.build((1, 8, 8), 10).blocks[0].attention
+    torchs = nn.MultiheadAttention(64, 4, batch_first=True)
+    parts = (attention.query, attention.key, attention.value)
+    torchs.in_proj_weight.data = torch.cat([part.weight for part in parts]).detach()
+    torchs.in_proj_bias.data = torch.cat([part.bias for part in parts]).detach()
+    torchs.out_proj.load_state_dict(attention.out.state_dict())
+    x = torch.randn(2, 8, 64)
+    torch.testing.assert_close(attention(x), torchs(x, x, x, need_weights=False)[0])
+
+
+def test_tokens_are_the_rows_of_all_channels_and_know_their_position():
+    model = digits_transformer.build((3, 6, 4), 10)
+    assert (model.embedding.in_features, tuple(model.positions.shape)) == (12, (6, 64))
+    seen = []
+    model.embedding.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    images = torch.randn(2, 3, 6, 4)
+    model(images)
+    torch.testing.assert_close(seen[0][1, 5], images[1, :, 5].flatten())
+    model.eval()
+    with torch.no_grad():
+        assert not torch.allclose(model(images), model(images.flip(2)), atol=1e-3)
+        model.positions.zero_()
+        torch.testing.assert_close(model(images), model(images.flip(2)), atol=1e-5, rtol=1e-4)

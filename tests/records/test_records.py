@@ -84,8 +84,8 @@ def test_every_field_is_either_decisive_or_descriptive() -> None:
         "task", "architecture", "algorithm", "operator", "options", "method", "seed", "recipe", "parent",
         "checkpoint", "task_version", "shortcuts", "padding_value", "devices",
     }  # fmt: skip
-    # a new field belongs in the test above too, or it is left out of the identity like these two
-    assert set(RunConfig.model_fields) - decisive == {"family", "metric"}
+    # a new field belongs in the test above too, or it is left out of the identity like these
+    assert set(RunConfig.model_fields) - decisive == {"family", "metric", "group", "main", "setting"}
     assert run_config(family="mlps", metric="f1").id == run_config().id
 
 

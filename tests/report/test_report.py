@@ -150,7 +150,7 @@ def test_failures_and_gaps_are_in_words(tmp_path: Path) -> None:
     html = page(tmp_path, results)
     assert "7 of 8 finished, 1 of them failed" in html
     assert html.count("loss is NaN in epoch 2") == 2  # in the runs that failed, and in what scores wait for
-    first, second, *_ = missing(score(results, TRACKS))
+    first, second, *_ = missing(score(results, TRACKS), results)
     assert (first.failed, first.algorithms) == (True, ("bnn",))
     assert not second.failed
 

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from bibench import registry
 from bibench.tasks import cifar10 as module
+from bibench.tasks import corruption_cache
 from bibench.tasks.base import DataError
 from bibench.tasks.cifar10 import cifar10
+from bibench.tasks.corruptions import CORRUPTIONS, corrupt
 
 NAMES = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
 
@@ -234,6 +236,47 @@ def test_damaged_binary_files_are_refused(binary_folder):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"data_batch_3.bin: row 3 has label 10, expected 0 to 9"):
         cifar10.load(binary_folder, True)
+
+
+def test_corrupted_images_are_generated_and_kept(python_folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("BIBENCH_CACHE", str(tmp_path / "cache"))
+    data = cifar10.load(python_folder, True)
+    for _ in range(2):
+        corrupted = data.corrupted("frost", 4)
+        assert corrupted.origin == "generated"
+        assert torch.equal(corrupted.split.labels, data.test.labels)
+        expected = corrupt(data.test.images.permute(0, 2, 3, 1).numpy(), "frost", 4)
+        assert np.array_equal(corrupted.split.images.permute(0, 2, 3, 1).numpy(), expected)
+        assert (corrupted.split.mean, corrupted.split.pad) == (data.test.mean, 0)
+    assert [path.name for path in tmp_path.rglob("*.npy")] == ["frost-4.npy"]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_original_corrupted_images_are_used_if_they_are_there(python_folder, monkeypatch, tmp_path, beside):
+    monkeypatch.setattr(corruption_cache, "_ROWS", 30)  # of which the test batch has the first 20
+    monkeypatch.setenv("BIBENCH_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "CIFAR-10-C"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(256, size=(150, 32, 32, 3), dtype=np.uint8)
+    for name in CORRUPTIONS:
+        np.save(folder / f"{name}.npy", pixels)
+    np.save(folder / "labels.npy", np.tile(np.arange(30) % 10, 5).astype(np.uint8))
+    root = python_folder if beside else tmp_path
+    data = cifar10.load(root, True)
+    corrupted = data.corrupted("fog", 2)
+    assert corrupted.origin == "original files"
+    assert np.array_equal(corrupted.split.images.permute(0, 2, 3, 1).numpy(), pixels[30:50])
+    assert torch.equal(corrupted.split.labels, data.test.labels)
+    inputs, _ = next(corrupted.split.batches(20, device=torch.device("cpu")))
+    assert inputs[3, 1, 5, 6].item() == pytest.approx((pixels[33, 5, 6, 1] / 255 - 0.4822) / 0.2435, rel=1e-4)
+    assert not (tmp_path / "cache").exists()
+    (folder / "fog.npy").unlink()
+    with pytest.raises(DataError, match=r"CIFAR-10-C/fog.npy is missing"):
+        cifar10.load(root, True)
+    np.save(folder / "fog.npy", pixels)
+    np.save(folder / "labels.npy", np.zeros(150, np.uint8))
+    with pytest.raises(DataError, match=r"labels.npy: row 1 has label 0, test image 1 has 1"):
+        cifar10.load(root, True)
 
 
 def test_recipes_are_the_published_ones():

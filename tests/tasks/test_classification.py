@@ -187,3 +187,25 @@ def test_fingerprint_is_of_shape_type_and_content():
     others = [fingerprint(array.reshape(2, 3)), fingerprint(array.astype(np.int32)), fingerprint(array + 1)]
     assert len({expected, *others}) == 4
     assert fingerprint(array[::-1]) == fingerprint(array[::-1].copy())
+
+
+def test_other_images_keep_labels_normalisation_and_augmentation():
+    split = ImagesInMemory(
+        images=torch.zeros(6, 3, 4, 5, dtype=torch.uint8),
+        labels=torch.arange(6),
+        mean=(1.0, 2.0, 3.0),
+        std=(4.0, 5.0, 6.0),
+        pad=2,
+        flip=True,
+    )
+    before = list(split.batches(6, device=CPU))
+    images = torch.randint(256, (6, 4, 5, 3), dtype=torch.uint8).movedim(-1, 1)  # channels last in memory
+    other = split.with_images(images)
+    assert (other.mean, other.std, other.pad, other.flip) == (split.mean, split.std, 2, True)
+    ((found, labels),) = other.batches(6, device=CPU)
+    assert torch.equal(labels, split.labels)
+    assert torch.equal(found, normalise(images.contiguous(), split.mean, split.std))
+    assert found.is_contiguous()
+    assert torch.equal(before[0][0], next(split.batches(6, device=CPU))[0])  # the first split has its own
+    with pytest.raises(ValueError, match=r"must be of shape \(6, 3, 4, 5\), got \(5, 3, 4, 5\)"):
+        split.with_images(images[:5])

@@ -1,10 +1,12 @@
 """The digits task: its split, and that its network learns it with its recipe."""
 
+import numpy as np
 import pytest
 import torch
 
 from bibench import registry
 from bibench.models.image import digits_cnn
+from bibench.tasks.corruptions import CORRUPTIONS, corrupt
 from bibench.tasks.digits import digits
 
 CPU = torch.device("cpu")
@@ -29,6 +31,37 @@ def test_no_test_image_is_a_training_image_by_position():
     both = torch.cat([data.train.images, data.test.images]).flatten(1)
     everything = torch.from_numpy(load_digits().data).to(torch.uint8)
     assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, everything.tolist()))
+
+
+def test_corrupted_digits_are_grey_digits(monkeypatch, tmp_path):
+    monkeypatch.setenv("BIBENCH_CACHE", str(tmp_path))
+    data = digits.load(None, False)
+    clean = data.test.images[:, 0].numpy()
+    for name, severity in [("contrast", 1), ("jpeg_compression", 3), ("impulse_noise", 5), ("snow", 2)]:
+        corrupted = data.corrupted(name, severity)
+        assert corrupted.origin == "generated"
+        split = corrupted.split
+        assert torch.equal(split.labels, data.test.labels)
+        assert (split.mean, split.std, split.pad, split.flip) == (data.test.mean, data.test.std, 0, False)
+        photographs = np.floor(clean / 16 * 255 + 0.5).astype(np.uint8)
+        expected = corrupt(np.stack([photographs] * 3, axis=-1), name, severity).astype(float).mean(axis=-1) / 255 * 16
+        assert split.images.max() <= 16
+        assert abs(split.images[:, 0].numpy() - expected).max() <= 0.5 + 1e-9
+        assert (split.images[:, 0].numpy() != clean).mean() > 0.05
+    with pytest.raises(ValueError, match="did you mean 'fog'"):
+        data.corrupted("frog", 1)
+
+
+def test_every_corruption_of_the_digits_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("BIBENCH_CACHE", str(tmp_path))
+    data = digits.load(None, False)
+    for name in CORRUPTIONS:
+        first, second = (data.corrupted(name, 5).split for _ in range(2))
+        assert torch.equal(first.images, second.images)
+        assert not torch.equal(first.images, data.test.images)
+        inputs, _ = next(first.batches(360, device=CPU))
+        assert inputs.shape == (360, 1, 8, 8)
+    assert len(list(tmp_path.rglob("*-5.npy"))) == 19
 
 
 def test_recipes_have_equal_budgets():

@@ -1,5 +1,7 @@
 """ImageNet: trees of image files, crops that depend on the seed alone, damaged files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 from bibench import registry
 from bibench.tasks import imagenet as module
 from bibench.tasks.base import DataError
+from bibench.tasks.corruptions import corrupt
 from bibench.tasks.imagenet import ImageFiles, imagenet
 
 CPU = torch.device("cpu")
@@ -104,6 +107,32 @@ def test_evaluation_cuts_the_centre_and_normalises(tree):
     images, _ = _all(ImageFiles(samples=[(str(path), 0)], workers=0))
     expected = (128 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(images[0], expected.view(3, 1, 1).expand(3, 224, 224), rtol=1e-5, atol=1e-5)
+
+
+def test_corruption_is_of_the_centre_before_normalisation(tree):
+    data = imagenet.load(tree, True)
+    clean, labels = _all(data.test)
+    for name in ("contrast", "gaussian_noise"):
+        corrupted = data.corrupted(name, 3)
+        assert corrupted.origin == "generated"
+        found, found_labels = _all(corrupted.split)
+        assert torch.equal(labels, found_labels)
+        scale = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+        bytes_ = ((clean * scale[1] + scale[0]) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        expected = torch.from_numpy(corrupt(bytes_, name, 3)).permute(0, 3, 1, 2) / 255
+        torch.testing.assert_close(found, (expected - scale[0]) / scale[1], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="did you mean 'fog'"):
+        data.corrupted("frog", 1)
+
+
+def test_corruption_depends_on_the_image_s_number_alone(tree):
+    split = imagenet.load(tree, True).corrupted("gaussian_noise", 5).split
+    found = torch.cat([images for images, _ in replace(split, workers=0).batches(1, device=CPU)])
+    assert torch.equal(found, _all(replace(split, workers=2))[0])
+    twice = replace(split, samples=[split.samples[0]] * 2, workers=0)
+    first, second = _all(twice)[0]
+    assert torch.equal(first, found[0])
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

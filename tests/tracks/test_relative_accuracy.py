@@ -2,22 +2,18 @@
 
 import csv
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_records import Values, failed_record, ok_record, results, run_config
+from made_records import Values, by_metric, failed_record, figure, ok_record, results, run_config
 
-from bibench.records import Figure, Results, Score
+from bibench.records import Figure, Record, Results, RunConfig, Score
 from bibench.tracks import ScoreError, score
 from bibench.tracks.learning_task import learning_task
 from bibench.tracks.neural_architecture import neural_architecture
-
-
-def by_metric(found: list[Score], algorithm: str = "bnn") -> dict[str, Score]:
-    return {one.metric: one for one in found if one.algorithm == algorithm}
-
 
 TWO_TASKS: Values = {
     ("t1", "a", "fp32", 0): 80.0,
@@ -186,6 +182,13 @@ def test_a_record_without_a_usable_figure_is_a_failure() -> None:
         assert text in found.missing[0]
 
 
+def test_a_figure_that_does_not_say_which_way_is_better_counts() -> None:
+    fp, bnn = run_config("t", "a", "fp32"), run_config("t", "a", "bnn")
+    own = ok_record(bnn, 0.0, figures=(figure("accuracy", 45.0, "percent"),))
+    found = learning_task.score(Results(plan=[fp, bnn], records=[ok_record(fp, 90.0), own]))[0]
+    assert found.value == pytest.approx(50.0)
+
+
 def test_two_runs_for_one_place_are_an_error() -> None:
     one, other = run_config("t", "a", "bnn"), run_config("t", "a", "bnn", padding_value=1)
     with pytest.raises(ScoreError, match="different runs of one task"):
@@ -216,6 +219,7 @@ def both_tracks(made: Results) -> list[Score]:
     return score(made, [learning_task, neural_architecture])
 
 
+@settings(deadline=None)
 @given(values=accuracies(), place=st.sampled_from(PLACES), seed=st.sampled_from([0, 1]), by=st.floats(0, 50))
 def test_raising_one_accuracy_never_lowers_a_score(
     values: dict[tuple[str, str, str, int], float], place: tuple[str, str], seed: int, by: float
@@ -229,6 +233,7 @@ def test_raising_one_accuracy_never_lowers_a_score(
         assert other.value >= one.value - 1e-9
 
 
+@settings(deadline=None)
 @given(values=accuracies(), random=st.randoms())
 def test_order_and_duplicates_of_records_do_not_matter(
     values: dict[tuple[str, str, str, int], float], random: object
@@ -239,6 +244,7 @@ def test_order_and_duplicates_of_records_do_not_matter(
     assert both_tracks(Results(plan=made.plan, records=records)) == both_tracks(made)
 
 
+@settings(deadline=None)
 @given(values=accuracies(), scale=st.floats(0.01, 100))
 def test_scores_do_not_depend_on_the_scale_of_the_metric(
     values: dict[tuple[str, str, str, int], float], scale: float
@@ -247,6 +253,162 @@ def test_scores_do_not_depend_on_the_scale_of_the_metric(
     after = both_tracks(results({place: scale * value for place, value in values.items()}))
     for one, other in zip(before, after, strict=True):
         assert other.value == pytest.approx(one.value, rel=1e-9)
+
+
+def by_subset(run: RunConfig, values: Mapping[str, float], whole: float | None, unit: str = "percent") -> Record:
+    figures = [
+        figure(run.metric, value, unit, {"subset": name}, higher_is_better=True) for name, value in values.items()
+    ]
+    if whole is not None:
+        figures.append(figure(run.metric, whole, unit, higher_is_better=True))
+    return ok_record(run, 0.0, figures=tuple(figures))
+
+
+SHAPENET, SHAPENET_BNN = (run_config("shapenet", "pointnet", name) for name in ("fp32", "bnn"))
+
+
+def shapenet(own: Record, full: Record | None = None) -> Results:
+    partner = full or by_subset(SHAPENET, {"chair": 80.0, "lamp": 50.0}, 70.0)
+    return Results(plan=[SHAPENET, SHAPENET_BNN], records=[own, partner])
+
+
+def test_subsets_of_a_run_by_hand() -> None:
+    made = shapenet(by_subset(SHAPENET_BNN, {"chair": 40.0, "lamp": 45.0}, 14.0))
+    # 40/80 = 50 %, 45/50 = 90 %: mean 70; with 14/70 = 20 % one more: 53.3333
+    assert by_metric(score(made, [learning_task]))["shapenet"].value == pytest.approx(70.0)
+    assert by_metric(score(made, [learning_task], "paper"))["shapenet"].value == pytest.approx(160 / 3)
+    assert by_metric(score(made, [neural_architecture]))["mlps"].value == pytest.approx(70.0)
+
+
+def test_subsets_need_no_figure_of_the_whole_unless_their_partner_has_one() -> None:
+    own = by_subset(SHAPENET_BNN, {"chair": 40.0, "lamp": 45.0}, None)
+    full = by_subset(SHAPENET, {"chair": 80.0, "lamp": 50.0}, None)
+    for mode in ("literal", "paper"):
+        assert by_metric(score(shapenet(own, full), [learning_task], mode))["shapenet"].value == pytest.approx(70.0)  # type: ignore[arg-type]
+    assert by_metric(score(shapenet(own), [learning_task]))["shapenet"].value == pytest.approx(70.0)
+    paper = by_metric(score(shapenet(own), [learning_task], "paper"))["shapenet"]
+    assert (paper.status, paper.value) == ("failed", None)
+    assert "has other subsets (all)" in paper.missing[0]
+
+
+@pytest.mark.parametrize("names", [("chair",), ("chair", "lamp", "car"), ()])
+def test_partners_with_other_subsets_fail_and_both_are_named(names: tuple[str, ...]) -> None:
+    found = by_metric(learning_task.score(shapenet(by_subset(SHAPENET_BNN, dict.fromkeys(names, 40.0), 30.0))))
+    assert (found["shapenet"].status, found["shapenet"].value) == ("failed", None)
+    assert SHAPENET.id in found["shapenet"].missing[0]
+    assert SHAPENET_BNN.id in found["shapenet"].missing[0]
+    for name in {"chair", "lamp"} ^ set(names):
+        assert name in found["shapenet"].missing[0]
+
+
+def test_every_subset_is_checked() -> None:
+    own = by_subset(SHAPENET_BNN, {"chair": 40.0, "lamp": 45.0}, 14.0)
+    zero = by_subset(SHAPENET, {"chair": 80.0, "lamp": 0.0}, 70.0)
+    found = by_metric(learning_task.score(shapenet(own, zero)))["shapenet"]
+    assert (found.status, found.value) == ("failed", None)
+    assert "the full-precision accuracy is 0" in found.missing[0]
+    with pytest.raises(ScoreError, match=r"unit 'percent'.*unit 'ratio'"):
+        learning_task.score(shapenet(own, by_subset(SHAPENET, {"chair": 80.0, "lamp": 50.0}, 70.0, "ratio")))
+
+
+def published_rows(rows: Iterable[tuple[str, str, float]]) -> Results:
+    """Full precision at 100, so that a ratio is what is given, by (task, architecture)."""
+    values: dict[tuple[str, str, str, int], float | str | None] = {}
+    for task, architecture, value in rows:
+        values[task, architecture, "fp32", 0] = 100.0
+        values[task, architecture, "bnn", 0] = value
+    return results(values)
+
+
+def test_the_papers_reading_of_equation_2_leaves_ssd300_out() -> None:
+    made = published_rows([("voc07", "ssd300", 10.0), ("voc07", "faster_rcnn", 50.0), ("coco17", "ssd300", 30.0)])
+    literal, paper = (by_metric(score(made, [learning_task], mode)) for mode in ("literal", "paper"))  # type: ignore[arg-type]
+    assert (literal["voc07"].value, paper["voc07"].value) == (pytest.approx(30.0), pytest.approx(50.0))
+    assert (literal["coco17"].value, paper["coco17"].value) == (pytest.approx(30.0), pytest.approx(30.0))
+    assert literal["om_task"].value == pytest.approx(30.0)
+    assert paper["om_task"].value == pytest.approx(math.sqrt((2500 + 900) / 2))
+    assert ({one.mode for one in literal.values()}, {one.mode for one in paper.values()}) == ({"literal"}, {"paper"})
+
+
+def test_the_papers_reading_of_equation_3() -> None:
+    rows = [
+        ("cifar10", "resnet18", 90.0),
+        ("voc07", "ssd300", 10.0),  # here it counts
+        ("modelnet40", "pointnet", 50.0),  # an MLP that the paper counts as a CNN too
+        ("shapenet", "pointnet", 20.0),  # and this one as neither
+        ("speech", "fsmn", 60.0),
+        ("glue_rte", "bert", 40.0),
+    ]
+    literal, paper = (
+        by_metric(score(published_rows(rows), [neural_architecture], mode))  # type: ignore[arg-type]
+        for mode in ("literal", "paper")
+    )
+    assert literal["cnns"].value == pytest.approx(50.0)  # 90, 10
+    assert paper["cnns"].value == pytest.approx(50.0)  # 90, 10, 50
+    assert literal["mlps"].value == pytest.approx(130 / 3)  # 50, 20, 60
+    assert paper["mlps"].value == pytest.approx(55.0)  # 50, 60
+    assert literal["transformers"].value == paper["transformers"].value == pytest.approx(40.0)
+    assert paper["om_arch"].value == pytest.approx(math.sqrt((2500 + 1600 + 3025) / 3))
+    assert {one.mode for one in paper.values()} == {"paper"}
+    changed = [row if row[1] != "pointnet" else (row[0], row[1], 80.0) for row in rows]
+    cnns = by_metric(score(published_rows(changed), [neural_architecture], "paper"))["cnns"]
+    assert cnns.value == pytest.approx(60.0)
+
+
+def test_the_parts_of_a_benchmark_are_one_task() -> None:
+    runs = [
+        run_config(task, "bert", name, group="glue") for task in ("glue_rte", "glue_cola") for name in ("fp32", "bnn")
+    ]
+    runs += [run_config("other", "bert", name) for name in ("fp32", "bnn")]
+    values = [80.0, 40.0, 50.0, 45.0, 100.0, 10.0]  # 50 %, 90 %; 10 %
+    made = Results(plan=runs, records=[ok_record(run, value) for run, value in zip(runs, values, strict=True)])
+    for mode in ("literal", "paper"):
+        found = by_metric(score(made, [learning_task], mode))  # type: ignore[arg-type]
+        assert list(found) == ["glue", "other", "om_task"]
+        assert found["glue"].value == pytest.approx(70.0)
+        assert found["om_task"].value == pytest.approx(math.sqrt((4900 + 100) / 2))
+
+
+@settings(deadline=None)
+@given(
+    scores=st.lists(st.floats(-100.0, 100.0), min_size=6, max_size=6),
+    place=st.integers(0, 5),
+    by=st.floats(0, 200),
+    mode=st.sampled_from(["literal", "paper"]),
+)
+def test_raising_a_correlation_never_lowers_a_score_either(
+    scores: list[float], place: int, by: float, mode: str
+) -> None:
+    """Below 0 too, and by subsets."""
+
+    def scored(values: list[float]) -> list[Score]:
+        own = by_subset(SHAPENET_BNN, {"chair": values[0], "lamp": values[1]}, values[2])
+        rows = [("cifar10", "resnet18", values[3]), ("glue_cola", "bert", values[4]), ("speech", "fsmn", values[5])]
+        made, points = published_rows(rows), shapenet(own)
+        both = Results(plan=[*made.plan, *points.plan], records=[*made.records, *points.records])
+        return score(both, [learning_task, neural_architecture], mode)  # type: ignore[arg-type]
+
+    raised = [value + by * (i == place) for i, value in enumerate(scores)]
+    for one, other in zip(scored(scores), scored(raised), strict=True):
+        assert one.value is not None
+        assert other.value is not None
+        assert other.value >= one.value - 1e-9
+        if one.metric.startswith("om_"):
+            assert one.value >= 0
+
+
+def test_a_negative_component_enters_the_overall_as_0_for_each_seed() -> None:
+    values: Values = {
+        (task, "bert", algorithm, seed): value
+        for task, algorithm, seed, value in [
+            ("cola", "fp32", 0, 50.0), ("cola", "bnn", 0, -10.0), ("cola", "fp32", 1, 50.0), ("cola", "bnn", 1, 30.0),
+            ("rte", "fp32", 0, 50.0), ("rte", "bnn", 0, 40.0), ("rte", "fp32", 1, 50.0), ("rte", "bnn", 1, 40.0),
+        ]
+    }  # fmt: skip
+    found = by_metric(learning_task.score(results(values)))
+    assert found["cola"].value == pytest.approx(20.0)  # (-20 + 60)/2: as it is
+    # seed 0: sqrt((0 + 6400)/2) = 56.5685, seed 1: sqrt((3600 + 6400)/2) = 70.7107
+    assert found["om_task"].value == pytest.approx((56.56854 + 70.71068) / 2, abs=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,13 @@
 """Binarization algorithms, each a small composition in a file of its own, and the rules that they share."""
 
-from bibench.algorithms.algorithm import Algorithm, Composition, LayerSpec, Rule, composition
+from bibench.algorithms.algorithm import Algorithm, Composition, Cost, LayerSpec, Rule, composition
 from bibench.algorithms.gradients import approx_ste, closed_hard_ste, hard_ste, identity_ste, surrogate
 from bibench.algorithms.rules import LearnedScale, MeanScale, Sign, mean_magnitude, sgn, unscaled
 
 __all__ = [
     "Algorithm",
     "Composition",
+    "Cost",
     "LayerSpec",
     "LearnedScale",
     "MeanScale",

@@ -9,6 +9,7 @@ where ``product`` is a convolution, a linear map or a matrix product of two-valu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Algorithm", "Composition", "LayerSpec", "Rule", "composition"]
+__all__ = ["Algorithm", "Composition", "Cost", "LayerSpec", "Rule", "composition"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,25 @@ class LayerSpec:
         return F.pad(x, self.pads, mode=self.padding_mode)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a part of a deployed binarized layer costs in full precision, beside the product of its bits.
+
+    Args:
+        parameters: stored numbers, such as scaling factors and thresholds.
+        operations: multiplications, additions or comparisons of one call.
+
+    >>> Cost(64, 3136) + Cost(64, 0)
+    Cost(parameters=128, operations=3136)
+    """
+
+    parameters: int = 0
+    operations: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.parameters + other.parameters, self.operations + other.operations)
+
+
 class Rule(nn.Module):
     """How one operand becomes two-valued.
 
@@ -95,6 +115,28 @@ class Rule(nn.Module):
         """A term that is added to the training loss, or None."""
         return None
 
+    def cost(self, layer: LayerSpec, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Cost:
+        """What the rule of an activation keeps in full precision at inference.
+
+        By default its own parameters; one operation per element of the input where it has any, as for a threshold;
+        and one per element of the output where it has an `amplitude`. The sign itself is free, as in the paper. A rule
+        of a weight costs nothing and isn't asked: what is deployed are its bits.
+
+        Args:
+            layer: the layer.
+            input_shape, output_shape: of one call, with the batch.
+
+        >>> from bibench.algorithms.reactnet import ShiftedSign
+        >>> layer = LayerSpec(dims=0, in_features=8, out_features=4)
+        >>> ShiftedSign(layer).cost(layer, (1, 8), (1, 4))
+        Cost(parameters=8, operations=8)
+        """
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        operations = math.prod(input_shape) if parameters else 0
+        if self.amplitude() is not None:
+            operations += math.prod(output_shape)
+        return Cost(parameters, operations)
+
 
 def _no_scale(layer: LayerSpec) -> None:
     return None
@@ -112,7 +154,9 @@ class Algorithm:
         activation: builds the activation's rule for a layer; also used for both operands of a product of two
             activations.
         scale: builds a module that is called as ``scale(product, x, w)`` with the layer's product, its input before
-            binarization and its latent weight, and returns the scaled product; or returns None: no scale.
+            binarization and its latent weight, and returns the scaled product; or returns None: no scale. It may have
+            a method ``cost`` as `Rule.cost`; without one it counts as its own parameters and one operation per element
+            of the output.
         relu: what becomes of the network's ReLUs: ``"hardtanh"``, since a non-negative input would make every sign
             +1, or ``"keep"``.
         needs_output_size: whether a convolution's scale depends on the size of its output.

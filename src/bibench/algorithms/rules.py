@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from bibench.algorithms.algorithm import LayerSpec, Rule
+from bibench.algorithms.algorithm import Cost, LayerSpec, Rule
 from bibench.algorithms.gradients import Slope, surrogate
 
 __all__ = ["LearnedScale", "MeanScale", "Sign", "choose", "mean_magnitude", "sgn", "unscaled"]
@@ -73,6 +74,15 @@ class MeanScale(nn.Module):
 
     def forward(self, product: Tensor, x: Tensor, w: Tensor) -> Tensor:
         return product * mean_magnitude(w.detach(), self.granularity).view(self.shape).to(product.dtype)
+
+    def cost(self, layer: LayerSpec, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Cost:
+        """One stored factor a filter, or one a layer: the latent weights aren't deployed; one operation an output.
+
+        >>> layer = LayerSpec(dims=0, in_features=8, out_features=4, weight_shape=(4, 8))
+        >>> MeanScale(layer).cost(layer, (2, 8), (2, 4))
+        Cost(parameters=4, operations=8)
+        """
+        return Cost(layer.out_features if self.granularity == "channel" else 1, math.prod(output_shape))
 
 
 class LearnedScale(nn.Module):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bibench.algorithms.algorithm import Algorithm, LayerSpec
+from bibench.algorithms.algorithm import Algorithm, Cost, LayerSpec
 from bibench.algorithms.gradients import hard_ste
 from bibench.algorithms.rules import MeanScale, Sign, choose, unscaled
 
@@ -47,6 +48,23 @@ class ActivationScale(nn.Module):
             factor = self._map(x) if self.activation_scale == "map" else self._per_sample(x)
         scaled: Tensor = self.weight_scale(product * factor.to(product.dtype), x, w)
         return scaled
+
+    def cost(self, layer: LayerSpec, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Cost:
+        """The stored ``m_o``, and what is computed for every input.
+
+        One operation per element of the input for the mean of ``|a|``; for the map of a convolution the box, one
+        operation per element of the kernel, group and output position; two per element of the output, for K and m_o.
+
+        >>> layer = LayerSpec(dims=2, in_features=8, out_features=4, weight_shape=(4, 8, 3, 3))
+        >>> ActivationScale(layer).cost(layer, (1, 8, 6, 6), (1, 4, 4, 4))  # 8*36 + 9*16 + 2*64
+        Cost(parameters=4, operations=560)
+        """
+        outputs = math.prod(output_shape)
+        box = 0
+        if layer.dims and self.activation_scale == "map":
+            box = outputs // layer.out_features * layer.groups * self.size
+        mean = Cost(0, math.prod(input_shape) + box + outputs)
+        return mean + self.weight_scale.cost(layer, input_shape, output_shape)
 
     def _per_sample(self, x: Tensor) -> Tensor:
         unbatched = x.dim() <= self.layer.dims + 1

@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from bibench import registry
 from bibench.bench.executor import Listener, run_plan
-from bibench.bench.plan import PlanError, Selection, make_plan
+from bibench.bench.plan import PlanError, Selection, make_plan, with_parents
 from bibench.bench.store import Store, StoreError
 from bibench.bench.suite import Suite
 from bibench.bench.worker import Outcome, Settings, load_data
 from bibench.models.base import Architecture
 from bibench.records import Results, RunConfig, Score
 from bibench.tasks.base import Task
+from bibench.tracks import Mode
 from bibench.tracks import score as score_tracks
 from bibench.tracks.base import Track
 from bibench.training.checkpoint import CheckpointError, file_sha256, load_weights
@@ -69,9 +70,15 @@ def prepare(
     *,
     epochs: int | None = None,
     only: Selection | None = None,
+    missing: str | None = None,
     devices: int = 1,
 ) -> Prepared:
     """Plan a suite's runs and check everything that can be checked beforehand; nothing is written.
+
+    Args:
+        suite, settings: what to run, and how.
+        epochs, only, devices: see `make_plan`.
+        missing: a metric; only the runs that would complete its scores.
 
     Raises:
         PlanError, CheckpointError, DataError: wrong input.
@@ -90,7 +97,9 @@ def prepare(
             f"--checkpoint holds one network, and the plan has {len(networks)} ({listed}); narrow it with --only"
         )
     store = Store(settings.out)
-    unfinished = [run for run in runs if store.record(run.id) is None]
+    if missing is not None:
+        runs = missing_runs(suite, runs, store, missing)
+    unfinished = [run for run in runs if store.unfinished(run, settings.tracks)]
     tasks = dict.fromkeys(run.task for run in unfinished)
     data = {}
     for name in tasks:
@@ -101,6 +110,27 @@ def prepare(
             task: Task = registry.get("tasks", name)
             load_weights(settings.checkpoint, architecture.build(task.input_shape, loaded.outputs))
     return Prepared(runs=runs, description=_description(suite, epochs, checkpoint, devices), data=data)
+
+
+def missing_runs(suite: Suite, runs: Sequence[RunConfig], store: Store, metric: str) -> list[RunConfig]:
+    """The runs of a plan that would complete a metric, with the full-precision runs that they need.
+
+    Raises:
+        PlanError: no track of the suite has the metric, or nothing of the plan would complete it.
+    """
+    records = [record for run in runs if (record := store.record(run.id)) is not None]
+    tracks: list[Track] = [registry.get("tracks", name) for name in suite.tracks]
+    scores = score_tracks(Results(plan=runs, records=records), tracks)
+    known = list(dict.fromkeys(score.metric for score in scores))
+    if metric not in known:
+        near = registry.did_you_mean(metric, known)
+        raise PlanError(f"--missing {metric}: not a metric of suite '{suite.name}'{near} (known: {', '.join(known)})")
+    wanted = [score for score in scores if score.metric == metric and score.status == "incomplete"]
+    texts = list(dict.fromkeys(text for score in wanted for text in score.missing))
+    chosen = [run for run in runs if run.id in texts]
+    if wanted and not chosen:
+        raise PlanError(f"--missing {metric}: no run of suite '{suite.name}' would complete it: {'; '.join(texts)}")
+    return with_parents(chosen, runs)
 
 
 _MAY_CHANGE = {"algorithms", "on_request", "seeds", "layer_statistics"}
@@ -120,6 +150,7 @@ def run_suite(
     listener: Callable[[list[RunConfig]], Listener],
     epochs: int | None = None,
     only: Selection | None = None,
+    missing: str | None = None,
     devices: int = 1,
 ) -> tuple[list[RunConfig], list[Outcome]]:
     """Run what of a suite isn't finished yet; see `prepare` and `run_plan`.
@@ -130,17 +161,22 @@ def run_suite(
     Returns:
         The runs that were asked for, and the outcomes of those that were attempted.
     """
-    settings = dataclasses.replace(settings, tracks=suite.tracks, layers=suite.layer_statistics or settings.layers)
+    settings = dataclasses.replace(
+        settings,
+        tracks=tuple(name for name in suite.tracks if registry.get("tracks", name).measure is not None),
+        measuring=suite.measure,
+        layers=suite.layer_statistics or settings.layers,
+    )
     store = Store(settings.out)
-    prepared = prepare(suite, settings, epochs=epochs, only=only, devices=devices)
+    prepared = prepare(suite, settings, epochs=epochs, only=only, missing=missing, devices=devices)
     with store.locked():
         store.claim(prepared.description, prepared.runs, prepared.data)
-        todo = [run for run in prepared.runs if store.record(run.id) is None]
+        todo = [run for run in prepared.runs if store.unfinished(run, settings.tracks)]
         return prepared.runs, run_plan(prepared.runs, settings, jobs=jobs, listener=listener(todo))
 
 
-def score_store(store: Store) -> tuple[Results, list[Score], list[Track]]:
-    """Score what a store holds, with the tracks of its suite.
+def score_store(store: Store, mode: Mode = "literal") -> tuple[Results, list[Score], list[Track]]:
+    """Score what a store holds, with the tracks of its suite; see `bibench.tracks.score`.
 
     Raises:
         StoreError: nothing was ever asked of the store.
@@ -150,4 +186,4 @@ def score_store(store: Store) -> tuple[Results, list[Score], list[Track]]:
         raise StoreError(f"{store.root}: plan.json names no runs")
     names = store.suite().get("tracks") or registry.names("tracks")
     chosen: list[Track] = [registry.get("tracks", str(name)) for name in names]
-    return results, score_tracks(results, chosen), chosen
+    return results, score_tracks(results, chosen, mode), chosen

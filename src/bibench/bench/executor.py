@@ -47,7 +47,7 @@ def run_plan(runs: Sequence[RunConfig], settings: Settings, *, jobs: int, listen
         KeyboardInterrupt: after the workers have stopped; what is finished stays, the rest continues next time.
     """
     store = Store(settings.out)
-    plan = _Plan(runs, store)
+    plan = _Plan(runs, store, settings.tracks)
     plan.drop_orphans(listener)
     if jobs == 1:
         while (run := plan.next()) is not None:
@@ -62,13 +62,13 @@ def run_plan(runs: Sequence[RunConfig], settings: Settings, *, jobs: int, listen
 class _Plan:
     """Which runs can start, which wait, and how the others ended."""
 
-    def __init__(self, runs: Sequence[RunConfig], store: Store) -> None:
+    def __init__(self, runs: Sequence[RunConfig], store: Store, tracks: Sequence[str]) -> None:
         records = {run.id: store.record(run.id) for run in runs}
         self.ok = {run_id for run_id, record in records.items() if record is not None and record.status == "ok"}
         self.lost = {
             run_id: record.reason for run_id, record in records.items() if record and record.status == "failed"
         }
-        self.waiting = [run for run in runs if records[run.id] is None]
+        self.waiting = [run for run in runs if store.unfinished(run, tracks)]
         self.outcomes: list[Outcome] = []
         self.fatal = False
 

@@ -20,7 +20,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from bibench.records import Record, Results, RunConfig, read_record
 __all__ = ["Store", "StoreError"]
 
 _LOCK = ".bibench.lock"
-_DESCRIPTIVE = {"description", "tracks"}
+_DESCRIPTIVE = {"description", "tracks", "awaiting"}
 _PLAN = TypeAdapter(list[RunConfig])
 
 
@@ -138,7 +138,11 @@ class Store:
             for task, fingerprint in data.items():
                 self.check_data(task, fingerprint)
         known = {run.id: run for run in self.plan()}
-        known |= {run.id: run for run in runs}
+        for run in runs:
+            before = known.get(run.id, run)
+            # Asked for before as a part of a grid, or now: it stays what it was.
+            kept = {"main": run.main or before.main, "setting": run.setting or before.setting}
+            known[run.id] = run.model_copy(update=kept)
         _refuse_namesakes(self.root, known.values())
         write_json(path, dict(suite))
         write_json(self.root / "data.json", self._data() | dict(data))
@@ -196,6 +200,25 @@ class Store:
     def results(self) -> Results:
         """Plan, records and predictions, as scores take them."""
         return Results(plan=self.plan(), records=self.records(), predictions=self.predictions)
+
+    def unfinished(self, run: RunConfig, tracks: Collection[str]) -> bool:
+        """Whether there is something left to do for a run.
+
+        Args:
+            run: the run.
+            tracks: those that measure on finished runs.
+        """
+        record = self.record(run.id)
+        return record is None or bool(self.unmeasured(run, record, tracks))
+
+    def unmeasured(self, run: RunConfig, record: Record, tracks: Collection[str]) -> list[str]:
+        """The tracks that have not measured on a finished run, as far as that is still possible.
+
+        Only main runs are measured, and only those that are ok and whose weights are there.
+        """
+        if not run.main or record.status != "ok" or record.weights is None or not self.weights(run.id).is_file():
+            return []
+        return [name for name in tracks if name not in record.measured]
 
     def commit(self, record: Record) -> None:
         """Finish a run: from here on it is never repeated."""
@@ -278,9 +301,12 @@ class Store:
 
 def _refuse_namesakes(root: Path, runs: Iterable[RunConfig]) -> None:
     """Refuse two configurations that a score could not tell apart."""
-    seen: dict[tuple[str, str, str, int], RunConfig] = {}
+    seen: dict[tuple[str, str, str, int, str | None], RunConfig] = {}
     for run in runs:
-        other = seen.setdefault((run.task, run.architecture, run.algorithm, run.seed), run)
+        if not run.main and run.setting is None:  # only what others start from: no score looks at it
+            continue
+        place = None if run.main else run.setting
+        other = seen.setdefault((run.task, run.architecture, run.algorithm, run.seed, place), run)
         if other.id != run.id:
             raise StoreError(
                 f"{root} already has '{run.algorithm}' with other settings ({other.id}, now {run.id}); "

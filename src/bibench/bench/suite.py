@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,12 +14,32 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from bibench import registry
 from bibench.nn import resolve
-from bibench.recipes import SGD, Adam, Cosine, Recipe, Step
+from bibench.recipes import SGD, Adam, Cosine, Optimizer, Recipe, Schedule, Step
 from bibench.tasks.base import Task
+from bibench.tasks.corruptions import CORRUPTIONS
+from bibench.tracks.base import Measuring
 
-__all__ = ["AlgorithmEntry", "Suite", "SuiteError", "TaskEntry", "load_suite", "recipe_for", "shipped_suites"]
+__all__ = [
+    "AlgorithmEntry",
+    "AwaitedEntry",
+    "Sensitivity",
+    "Suite",
+    "SuiteError",
+    "TaskEntry",
+    "load_suite",
+    "recipe_for",
+    "shipped_suites",
+]
 
 _RECIPE: TypeAdapter[Recipe] = TypeAdapter(Recipe)
+_TRACKS = (
+    "learning_task",
+    "neural_architecture",
+    "corruption_robustness",
+    "training_consumption",
+    "theoretical_complexity",
+    "hardware_inference",
+)
 
 
 class SuiteError(ValueError):
@@ -77,6 +98,70 @@ class TaskEntry(_Frozen):
     binarized: dict[str, Any] = {}
 
 
+class AwaitedEntry(_Frozen):
+    """A task of the published benchmark that can't be run yet; it is listed, and not planned.
+
+    Args:
+        task, architectures: their names to be.
+        title: the rows of the paper that wait for it.
+    """
+
+    task: str
+    architectures: Annotated[tuple[str, ...], Field(min_length=1)]
+    title: str = ""
+
+
+class Sensitivity(_Frozen):
+    """The grid of hyperparameter settings whose spread is an algorithm's sensitivity (BiBench, equation 6).
+
+    Every optimizer with every rate and every schedule, on one network, for full precision and for each algorithm. What
+    a setting doesn't say (epochs, batch size, weight decay) is as in the task's recipe for the kind of network.
+
+    Args:
+        task, architecture: the network.
+        optimizers: with their 1x learning rates.
+        rates: factors of these.
+        schedules: learning-rate schedules.
+        seeds: how many, or which; the suite's by default.
+        method: how binarized networks start; the suite's by default.
+        release_momentum: SGD without momentum where the schedule is a step, as in the paper's public release.
+    """
+
+    task: str
+    architecture: str
+    optimizers: Annotated[tuple[Optimizer, ...], Field(min_length=1)] = (SGD(lr=0.1), Adam(lr=1e-3))
+    rates: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(min_length=1)] = (1.0, 0.1)
+    schedules: Annotated[tuple[Schedule, ...], Field(min_length=1)] = (Cosine(), Step(milestones=(0.5, 0.75)))
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    method: Literal["fine_tune", "from_scratch"] | None = None
+    release_momentum: bool = False
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        return seeds_up_to(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    def settings(self, recipe: Recipe) -> dict[str, Recipe]:
+        """The recipe of every setting, by its label such as ``"sgd-0.1x-step"``.
+
+        >>> grid = Sensitivity(task="digits", architecture="digits_cnn", rates=(1.0,))
+        >>> list(grid.settings(Recipe(optimizer=Adam(lr=1e-3), epochs=2, batch_size=8)))
+        ['sgd-1x-cosine', 'sgd-1x-step', 'adam-1x-cosine', 'adam-1x-step']
+        """
+        found: dict[str, Recipe] = {}
+        for optimizer, rate, schedule in itertools.product(self.optimizers, self.rates, self.schedules):
+            # Rounded, so that 0.1 · 0.1 is what one would write.
+            lr = float(f"{optimizer.lr * rate:.12g}")
+            changes: dict[str, Any] = {"lr": lr, "weight_decay": recipe.optimizer.weight_decay}
+            if self.release_momentum and schedule.name == "step" and isinstance(optimizer, SGD):
+                changes["momentum"] = 0.0
+            own = dataclasses.replace(optimizer, **changes)
+            found[f"{optimizer.name}-{rate:g}x-{schedule.name}"] = dataclasses.replace(
+                recipe, optimizer=own, schedule=schedule
+            )
+        return found
+
+
 class Suite(_Frozen):
     """A benchmark: every algorithm on every architecture of every task, for every seed.
 
@@ -90,6 +175,9 @@ class Suite(_Frozen):
         method: how binarized networks start: ``fine_tune`` from the full-precision run's weights (the paper's), or
             ``from_scratch`` from its initialisation.
         tracks: which scores.
+        sensitivity: the grid of hyperparameter settings for the training-consumption track; None for none.
+        measure: how much the tracks measure on a finished run.
+        awaiting: tasks that are not built yet.
         shortcuts: binarize 1x1 projection shortcuts too.
         padding_value: what binarized convolutions pad with.
         layer_statistics: record flip rate, sign balance and dead weights by layer and epoch.
@@ -103,7 +191,10 @@ class Suite(_Frozen):
     on_request: tuple[AlgorithmEntry, ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     method: Literal["fine_tune", "from_scratch"] = "fine_tune"
-    tracks: tuple[str, ...] = ("learning_task", "neural_architecture")
+    tracks: tuple[str, ...] = _TRACKS
+    sensitivity: Sensitivity | None = None
+    measure: Measuring = Measuring()
+    awaiting: tuple[AwaitedEntry, ...] = ()
     shortcuts: bool = False
     padding_value: Literal[-1, 0, 1] = 0
     layer_statistics: bool = False
@@ -230,8 +321,38 @@ def _check_names(suite: Suite, root: yaml.Node, where: str) -> None:
                     "give each a label of its own"
                 )
             labels.add(label)
+    _check_sensitivity(suite, at, root, where)
+    for j, name in enumerate(suite.measure.corruptions):
+        if name not in CORRUPTIONS:
+            near = registry.did_you_mean(name, CORRUPTIONS)
+            line = _line(root, ("measure", "corruptions", j))
+            raise SuiteError(
+                f"{where}, line {line}: unknown corruption '{name}'{near} (known: {', '.join(CORRUPTIONS)})"
+            )
     for j, name in enumerate(suite.tracks):
         at(("tracks", j), lambda name=name: registry.get("tracks", name))  # type: ignore[misc]
+
+
+def _check_sensitivity(suite: Suite, at: Callable[..., Any], root: yaml.Node, where: str) -> None:
+    grid = suite.sensitivity
+    if grid is None:
+        return
+    task: Task = at(("sensitivity", "task"), lambda: registry.get("tasks", grid.task))
+    at(("sensitivity", "architecture"), lambda: registry.get("architectures", grid.architecture))
+    line = _line(root, ("sensitivity",))
+    networks = {(e.task, n) for e in suite.tasks for n in (*(e.architectures or task.architectures), *e.on_request)}
+    if (grid.task, grid.architecture) not in networks:
+        raise SuiteError(
+            f"{where}, line {line}: the sensitivity grid is on task '{grid.task}' with architecture "
+            f"'{grid.architecture}', which the suite's tasks don't have; add it there, or choose one of "
+            f"{', '.join(' with '.join(network) for network in sorted(networks))}"
+        )
+    count = len(grid.optimizers) * len(grid.rates) * len(grid.schedules)
+    if len(grid.settings(task.binarized)) < count:
+        raise SuiteError(
+            f"{where}, line {line}: two settings of the sensitivity grid have the same name; give each optimizer, rate "
+            "and kind of schedule once"
+        )
 
 
 def _explain(
@@ -241,7 +362,7 @@ def _explain(
     loc = (*prefix, *first["loc"])
     key = ".".join(str(part) for part in loc)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        near = registry.did_you_mean(str(loc[-1]), _known_keys(model))
+        near = registry.did_you_mean(str(loc[-1]), _known_keys(model, loc))
         return f"{where}, line {_line(root, loc)}: unknown key '{key}'{near}"
     if first["type"] == "missing":
         return f"{where}, line {_line(root, loc)}: '{key}' is missing"
@@ -257,9 +378,21 @@ _IN_YAML = {
 """What pydantic says in Python's words, in YAML's."""
 
 
-def _known_keys(model: type[Any]) -> Iterable[str]:
-    """Keys of everything that a suite, or a recipe in it, is made of: enough for a suggestion."""
-    parts = (Recipe, SGD, Adam, Step, Cosine) if model is Recipe else (Suite, TaskEntry, AlgorithmEntry)
+_PARTS: dict[str, tuple[type[Any], ...]] = {
+    "tasks": (TaskEntry,),
+    "algorithms": (AlgorithmEntry,),
+    "on_request": (AlgorithmEntry,),
+    "sensitivity": (Sensitivity, SGD, Adam, Step, Cosine),
+    "measure": (Measuring,),
+    "awaiting": (AwaitedEntry,),
+}
+
+
+def _known_keys(model: type[Any], loc: Sequence[str | int]) -> Iterable[str]:
+    """Keys that can stand at a place of a suite, or in a recipe: enough for a suggestion."""
+    parts: tuple[type[Any], ...] = (Recipe, SGD, Adam, Step, Cosine)
+    if model is not Recipe:
+        parts = _PARTS.get(str(loc[0]), (Suite,)) if len(loc) > 1 else (Suite,)
     for part in parts:
         yield from getattr(part, "model_fields", None) or getattr(part, "__dataclass_fields__", {})
 

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +22,12 @@ import bibench
 from bibench import registry
 from bibench.bench.store import Store, StoreError
 from bibench.files import write_text
-from bibench.nn import BinarizeError
-from bibench.records import Environment, Figure, Record, RecordError, RunConfig
+from bibench.models.base import Architecture
+from bibench.nn import BinarizeError, set_progress
+from bibench.records import Absence, Environment, Figure, Record, RecordError, RunConfig
 from bibench.tasks.base import Data, DataError, Evaluation, Task
-from bibench.tracks.base import FinishedRun, Track
-from bibench.training import Diverged, build_model, save_weights, train
+from bibench.tracks.base import FinishedRun, Measuring, Track
+from bibench.training import Diverged, build_model, load_weights, save_weights, train
 from bibench.training.checkpoint import CheckpointError, State, file_sha256, remove_state
 
 __all__ = ["Outcome", "Settings", "execute", "load_data"]
@@ -46,7 +47,8 @@ class Settings:
         device: ``"cpu"`` or ``"cuda"``.
         threads: threads of the run; results are reproduced bit for bit with the same number.
         checkpoint: full-precision weights of the user.
-        tracks: names of the tracks that may measure on the finished run.
+        tracks: names of the tracks that measure on the finished run.
+        measuring: how much they measure.
         layers: record layer statistics.
         checkpoint_seconds: time between checkpoints.
     """
@@ -58,6 +60,7 @@ class Settings:
     threads: int = 1
     checkpoint: Path | None = None
     tracks: tuple[str, ...] = ()
+    measuring: Measuring = field(default_factory=Measuring)
     layers: bool = False
     checkpoint_seconds: float = 10.0
 
@@ -129,10 +132,13 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
     task: Task = registry.get("tasks", config.task)
     data = load_data(config.task, settings.data, settings.allow_subset)
     store.check_data(config.task, data.fingerprint)
+    architecture: Architecture = registry.get("architectures", config.architecture)
+    done = store.record(config.id)
+    if done is not None:
+        return _measure_again(done, config, settings, store, task=task, data=data, architecture=architecture)
     start = settings.checkpoint if config.method == "checkpoint" else None
     if config.parent is not None:
-        start = _parent_weights(store, config.parent)
-    architecture = registry.get("architectures", config.architecture)
+        start = _weights_of(store, config.parent)
     model = build_model(config, task=task, architecture=architecture, data=data, start=start)
     loading = time.perf_counter() - began
 
@@ -149,7 +155,7 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
             data=data.fingerprint,
             notes=data.notes,
             environment=environment(settings),
-            finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            finished=_now(),
             **content,
         )
         store.commit(record)
@@ -173,26 +179,96 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
     except Diverged as error:
         return finish("failed", error.state, reason=str(error))
     began = time.perf_counter()
-    figures = list(_figures(task, trained.evaluation))
-    finished = FinishedRun(config=config, model=trained.model, task=task, data=data)
-    for name in settings.tracks:
-        track: Track = registry.get("tracks", name)
-        figures += track.measure(finished)
+    run = FinishedRun(
+        config=config,
+        model=trained.model,
+        architecture=architecture,
+        task=task,
+        data=data,
+        device=settings.device,
+        measuring=settings.measuring,
+    )
+    tracks = settings.tracks if config.main else ()
+    taken = _measure(run, tracks)
     trained.state.phases["measure"] = time.perf_counter() - began
     store.write_predictions(config.id, trained.evaluation.per_sample)
     weights = store.weights(config.id)
     save_weights(weights, trained.model)
-    return finish("ok", trained.state, figures=tuple(figures), weights=file_sha256(weights))
+    return finish(
+        "ok",
+        trained.state,
+        figures=(*_figures(task, trained.evaluation), *(item for item in taken if isinstance(item, Figure))),
+        absences=tuple(item for item in taken if isinstance(item, Absence)),
+        measured=tracks,
+        weights=file_sha256(weights),
+    )
 
 
-def _parent_weights(store: Store, parent: str) -> Path:
-    """The final weights of a full-precision run, checked to be the ones that it ended with.
+def _measure(run: FinishedRun, tracks: Sequence[str]) -> list[Figure | Absence]:
+    """What tracks take on a finished run."""
+    taken: list[Figure | Absence] = []
+    for name in tracks:
+        track: Track = registry.get("tracks", name)
+        if track.measure is not None:
+            taken += track.measure(run)
+    return taken
+
+
+def _measure_again(
+    record: Record,
+    config: RunConfig,
+    settings: Settings,
+    store: Store,
+    *,
+    task: Task,
+    data: Data,
+    architecture: Architecture,
+) -> Record:
+    """Let the tracks that have not seen a finished run measure on its stored weights; nothing is trained again."""
+    tracks = store.unmeasured(config, record, settings.tracks)
+    if not tracks:
+        return record
+    began = time.perf_counter()
+    model = build_model(config, task=task, architecture=architecture, data=data)
+    load_weights(_weights_of(store, config.id), model)
+    epochs = config.known_recipe.epochs
+    set_progress(model, epochs - 1, epochs)
+    run = FinishedRun(
+        config=config,
+        model=model.to(settings.device).eval(),
+        architecture=architecture,
+        task=task,
+        data=data,
+        device=settings.device,
+        measuring=settings.measuring,
+    )
+    taken = _measure(run, tracks)
+    seconds = record.phases.get("measure", 0.0) + time.perf_counter() - began
+    new = record.model_copy(
+        update={
+            "run": config,  # it may have become a main run, or part of a grid
+            "figures": (*record.figures, *(item for item in taken if isinstance(item, Figure))),
+            "absences": (*record.absences, *(item for item in taken if isinstance(item, Absence))),
+            "measured": (*record.measured, *tracks),
+            "phases": record.phases | {"measure": seconds},
+        }
+    )
+    store.commit(new)
+    return new
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _weights_of(store: Store, run_id: str) -> Path:
+    """The final weights of a finished run, checked to be the ones that it ended with.
 
     Raises:
         StoreError: they are missing, or not what the run's record says.
     """
-    path = store.weights(parent)
-    record = store.record(parent)
+    path = store.weights(run_id)
+    record = store.record(run_id)
     expected = record and record.weights  # None in records of earlier versions
     if not path.is_file():
         what = "is missing"
@@ -201,7 +277,7 @@ def _parent_weights(store: Store, parent: str) -> Path:
     else:
         return path
     raise StoreError(
-        f"{path} {what}; delete the folder {store.folder(parent)} and run the same command again: it is trained anew"
+        f"{path} {what}; delete the folder {store.folder(run_id)} and run the same command again: it is trained anew"
     )
 
 

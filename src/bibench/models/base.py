@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -23,8 +23,8 @@ class Architecture:
         family: the row of equation 3 (BiBench) that it counts in.
         modality: the input that it takes, such as ``"image"``; a task of the same modality can use it.
         build: ``build(input_shape, outputs)`` returns a freshly initialised model for one sample's shape
-            (without batch, such as ``(3, 32, 32)``) and a number of outputs (classes). Parameters come from
-            torch's global generator, so a seed decides them.
+            (without batch, such as ``(3, 32, 32)``) and the data's outputs: a number of classes, or for ratings
+            ``(users, items)``. Parameters come from torch's global generator, so a seed decides them.
         source: where the topology comes from.
     """
 
@@ -32,5 +32,5 @@ class Architecture:
     title: str
     family: Family
     modality: str
-    build: Callable[[tuple[int, ...], int], nn.Module]
+    build: Callable[[tuple[int, ...], Any], nn.Module]
     source: str

@@ -1,4 +1,4 @@
-"""Convolutional networks for image classification.
+"""Networks for image classification: convolutional ones, and two small others.
 
 What torchvision has comes from there (with fresh weights); the rest is a plain sequence of named modules. Activations,
 pooling and flattening are modules too, never function calls, since a conversion replaces them.
@@ -6,15 +6,26 @@ pooling and flattening are modules too, never function calls, since a conversion
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
 from bibench.models.base import Architecture
 
-__all__ = ["digits_cnn", "mobilenet_v2", "resnet18", "resnet20", "resnet34", "vgg_small"]
+__all__ = [
+    "digits_cnn",
+    "digits_mlp",
+    "digits_transformer",
+    "mobilenet_v2",
+    "resnet18",
+    "resnet20",
+    "resnet34",
+    "vgg_small",
+]
 
 _SMALL = 64
 """Images up to this side (CIFAR, Tiny ImageNet) get the stem for small images."""
@@ -137,6 +148,89 @@ def _digits_cnn(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     )
 
 
+def _dense(number: int, inputs: int, outputs: int) -> dict[str, nn.Module]:
+    """A linear layer with batch normalisation and ReLU, numbered from 1."""
+    return {
+        f"linear{number}": nn.Linear(inputs, outputs, bias=False),
+        f"bn{number}": nn.BatchNorm1d(outputs),
+        f"relu{number}": nn.ReLU(inplace=True),
+    }
+
+
+def _digits_mlp(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    channels, height, width = _size("digits_mlp", input_shape, 2)
+    return nn.Sequential(
+        OrderedDict[str, nn.Module](
+            flatten=nn.Flatten(),
+            **_dense(1, channels * height * width, 256),
+            **_dense(2, 256, 256),
+            **_dense(3, 256, 256),
+            fc=nn.Linear(256, outputs),
+        )
+    )
+
+
+class _Attention(nn.Module):
+    """Multi-head self-attention whose four projections are linear layers of their own, so that each can be replaced."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.softmax = nn.Softmax(dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``softmax(q kᵀ / sqrt(width / heads)) v`` of each head, projected; (N, tokens, width) to the same shape."""
+        query, key, value = (
+            projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection in (self.query, self.key, self.value)
+        )
+        shares = self.softmax(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]))
+        mixed: Tensor = self.out((shares @ value).transpose(1, 2).flatten(2))
+        return mixed
+
+
+class _Block(nn.Module):
+    """Attention and feed-forward, each normalised before (Xiong et al., 2020) and added to its input."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = _Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.feedforward = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        y: Tensor = x + self.feedforward(self.norm2(x))
+        return y
+
+
+class _Transformer(nn.Module):
+    """An image's rows as tokens, linear embedding plus learned positions, blocks, the tokens' mean, a classifier."""
+
+    def __init__(self, features: int, tokens: int, outputs: int, *, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(features, width)
+        # As large as what they are added to: with the usual 0.02 the tokens' mean hardly knows where anything is, and a
+        # short training ends before it has learned it.
+        self.positions = nn.Parameter(torch.randn(tokens, width))
+        self.blocks = nn.Sequential(*(_Block(width, heads, hidden) for _ in range(2)))
+        self.norm = nn.LayerNorm(width)
+        self.fc = nn.Linear(width, outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = images.transpose(1, 2).flatten(2)  # (N, height, channels · width)
+        tokens = self.blocks(self.embedding(rows) + self.positions)
+        logits: Tensor = self.fc(self.norm(tokens).mean(dim=1))
+        return logits
+
+
+def _digits_transformer(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    channels, height, width = _size("digits_transformer", input_shape, 2)
+    return _Transformer(channels * width, height, outputs, width=64, heads=4, hidden=128)
+
+
 def _mobilenet_v2(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     channels, height, width = _size("mobilenet_v2", input_shape, 8)
     small = max(height, width) <= _SMALL
@@ -239,4 +333,36 @@ digits_cnn = Architecture(
 
 >>> digits_cnn.build((1, 8, 8), 10).fc
 Linear(in_features=1024, out_features=10, bias=True)
+"""
+
+digits_mlp = Architecture(
+    name="digits_mlp",
+    title="Digits MLP",
+    family="mlps",
+    modality="image",
+    build=_digits_mlp,
+    source="this package: a small network of linear layers, to see the algorithms on this family in seconds",
+)
+"""Three hidden linear layers of 256 units, BN and ReLU after each, and a linear classifier.
+
+>>> digits_mlp.build((1, 8, 8), 10).linear1
+Linear(in_features=64, out_features=256, bias=False)
+"""
+
+digits_transformer = Architecture(
+    name="digits_transformer",
+    title="Digits transformer",
+    family="transformers",
+    modality="image",
+    build=_digits_transformer,
+    source="this package: a small encoder after Dosovitskiy et al., ViT, ICLR 2021, with norms before each part (Xiong "
+    "et al., On Layer Normalization in the Transformer Architecture, ICML 2020), ReLU, and the tokens' mean",
+)
+"""Two encoder blocks of width 64 with 4 heads and 128 hidden units over the image's rows, and a linear classifier.
+
+Query, key, value, output and feed-forward are linear layers, which ``bibench.binarize`` replaces. The attention's two
+products and its softmax stay in full precision: binarized attention (bi-attention) is not part of this network.
+
+>>> digits_transformer.build((1, 8, 8), 10).blocks[0].attention.query
+Linear(in_features=64, out_features=64, bias=True)
 """

@@ -1,5 +1,6 @@
 """Binarized layers, written once for all algorithms, and ``binarize()``, which puts them into any model."""
 
+from bibench.nn.complexity import Complexity, LayerComplexity, complexity
 from bibench.nn.convert import (
     LayerSummary,
     Summary,
@@ -30,11 +31,14 @@ __all__ = [
     "BinaryLayer",
     "BinaryLinear",
     "BinaryMatmul",
+    "Complexity",
+    "LayerComplexity",
     "LayerStatistics",
     "LayerSummary",
     "Summary",
     "binarize",
     "clip_latent_",
+    "complexity",
     "default_filter",
     "layer_statistics",
     "parameter_groups",

@@ -2,6 +2,7 @@
 
 from bibench.records.record import (
     SCHEMA_VERSION,
+    Absence,
     Environment,
     Figure,
     Record,
@@ -14,6 +15,7 @@ from bibench.records.score import Score, Status
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Absence",
     "Environment",
     "Figure",
     "Record",

@@ -13,6 +13,7 @@ from bibench.recipes import Recipe
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Absence",
     "Environment",
     "Figure",
     "Method",
@@ -27,10 +28,13 @@ SCHEMA_VERSION = 1
 LARGEST = 1e100
 """Figures are smaller than this, in either direction, so that no score overflows."""
 
-Method = Literal["full_precision", "checkpoint", "fine_tune", "from_scratch"]
+Method = Literal["full_precision", "checkpoint", "fine_tune", "from_scratch", "published"]
 
 _ADDED: dict[str, Any] = {"devices": 1}
 """Fields that came later count in a run's identity where they differ from this, so that earlier runs keep theirs."""
+
+_DESCRIPTIVE = {"family", "metric", "group", "main", "setting"}
+"""Fields of a run that are not part of its identity."""
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -62,6 +66,9 @@ class Figure(_Frozen):
         samples: how many samples it was counted over.
         higher_is_better: None where neither direction is better.
         mode: which of several definitions, where there are several.
+        conditions: under which it was measured, where a record has several figures of one name: ``subset`` of the test
+            data; ``corruption`` and ``severity``; ``device``, ``threads`` and ``library``.
+        source: where a published figure is printed.
     """
 
     name: str
@@ -70,6 +77,22 @@ class Figure(_Frozen):
     samples: int | None = None
     higher_is_better: bool | None = None
     mode: str | None = None
+    conditions: dict[str, str] = {}
+    source: str | None = None
+
+
+class Absence(_Frozen):
+    """Why a figure is not there: its record will not have it, and that is no failure of the run.
+
+    Args:
+        name: of the figure.
+        status: ``not_deployable``: nothing can run the network; ``not_measured``: nothing has.
+        reason: in prose.
+    """
+
+    name: str
+    status: Literal["not_deployable", "not_measured"]
+    reason: str
 
 
 class RunConfig(_Frozen):
@@ -82,15 +105,17 @@ class RunConfig(_Frozen):
         options: the algorithm's options.
         method: how the weights came about.
         seed: seeds initialisation, data order and augmentation.
-        recipe: how it is trained.
+        recipe: how it is trained; None where a publication doesn't say it.
         parent: identity of the run whose final weights this one starts from.
         checkpoint: SHA-256 of the user's file that it starts from (method ``"checkpoint"``).
         task_version: version of the task's definition.
         shortcuts: whether 1x1 projection shortcuts are binarized too.
         padding_value: what a binarized convolution pads with.
         devices: processes that share each batch; batch statistics are taken on each one's part.
-        family, metric: the architecture's family and the name of the task's score; they describe, and are not
-            part of the identity.
+        family, metric, group, main, setting: these describe, and are not part of the identity. The architecture's
+            family; the name of the task's score; the row of the learning-task track that the task counts in (empty: its
+            own); whether it is the run that stands for its task, architecture, algorithm and seed; and the
+            hyperparameter setting of the sensitivity grid that it is (``sgd-0.1x-step``), if any.
     """
 
     task: str
@@ -100,7 +125,7 @@ class RunConfig(_Frozen):
     options: dict[str, Any] = {}
     method: Method
     seed: int
-    recipe: Recipe
+    recipe: Recipe | None
     parent: str | None = None
     checkpoint: str | None = None
     task_version: int = 1
@@ -109,6 +134,20 @@ class RunConfig(_Frozen):
     devices: Annotated[int, Field(ge=1)] = 1
     family: str
     metric: str
+    group: str = ""
+    main: bool = True
+    setting: str | None = None
+
+    @property
+    def known_recipe(self) -> Recipe:
+        """The recipe of a run that can be trained.
+
+        Raises:
+            ValueError: a published run, whose recipe isn't known.
+        """
+        if self.recipe is None:
+            raise ValueError(f"{self.id} is a published run: its recipe isn't known")
+        return self.recipe
 
     @property
     def id(self) -> str:
@@ -116,7 +155,7 @@ class RunConfig(_Frozen):
 
         The label is in the name but not in the hash's place: two labels of one configuration are two runs.
         """
-        content = self.model_dump(mode="json", exclude={"family", "metric"})
+        content = self.model_dump(mode="json", exclude=_DESCRIPTIVE)
         for name, default in _ADDED.items():
             if content[name] == default:
                 del content[name]
@@ -146,9 +185,12 @@ class Record(_Frozen):
         status: ``"ok"`` or ``"failed"``.
         reason: why it failed.
         figures: the final figures; the task's score among them if the run is ok.
+        absences: figures that a track could not take, and why.
+        measured: the tracks that took their figures.
         phases: seconds by phase (``load``, ``train``, ``evaluate``, ``checkpoint``, ``measure``), over all attempts.
         data: fingerprint of the data set.
         weights: SHA-256 of the file with the final weights; None if the run failed, or in records of earlier versions.
+        environment: where it ran; None for a published result.
         notes: what a reader must know, such as that the data are a subset.
         finished: UTC time, ISO 8601.
     """
@@ -159,16 +201,26 @@ class Record(_Frozen):
     status: Literal["ok", "failed"]
     reason: str | None = None
     figures: tuple[Figure, ...] = ()
+    absences: tuple[Absence, ...] = ()
+    measured: tuple[str, ...] = ()
     phases: dict[str, _Finite] = {}
     data: str | None = None
     weights: str | None = None
     notes: tuple[str, ...] = ()
-    environment: Environment
+    environment: Environment | None
     finished: str
 
     def figure(self, name: str) -> Figure | None:
-        """The figure of that name, or None."""
-        return next((figure for figure in self.figures if figure.name == name), None)
+        """The figure of that name that was measured under no special conditions, or None."""
+        return next((figure for figure in self.figures if figure.name == name and not figure.conditions), None)
+
+    def figures_under(self, name: str, *conditions: str) -> dict[tuple[str, ...], Figure]:
+        """The figures of that name which were measured under just these conditions, by their values."""
+        return {
+            tuple(figure.conditions[key] for key in conditions): figure
+            for figure in self.figures
+            if figure.name == name and set(figure.conditions) == set(conditions)
+        }
 
 
 def read_record(path: Path) -> Record:
@@ -177,8 +229,17 @@ def read_record(path: Path) -> Record:
     Raises:
         RecordError: not JSON, another schema version, or a field that doesn't match; names file and field.
     """
+    return parse_record(path.read_bytes(), str(path))
+
+
+def parse_record(text: str | bytes, path: str) -> Record:
+    """Validate the JSON text of one record; ``path`` names it in messages.
+
+    Raises:
+        RecordError: see `read_record`.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not valid JSON ({error}); {_ADVICE}") from error
     if not isinstance(content, dict) or "schema_version" not in content:

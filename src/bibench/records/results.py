@@ -37,5 +37,10 @@ class Results:
         return self._by_id.get(run_id)
 
     @cached_property
+    def main(self) -> list[RunConfig]:
+        """The planned runs that stand for their task, architecture, algorithm and seed."""
+        return [run for run in self.plan if run.main]
+
+    @cached_property
     def _by_id(self) -> dict[str, Record]:
         return {record.id: record for record in self.records}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,29 @@ from markupsafe import Markup
 
 from bibench.files import write_text
 from bibench.records import Record, Results, Score
-from bibench.report.plots import Epochs, accuracy_plot, learning_curves
-from bibench.report.summary import TaskTable, duration, interval_text, missing, scorecards, status_text, task_tables
+from bibench.report.plots import Epochs, accuracy_plot, learning_curves, sensitivity_plot, severity_plot
+from bibench.report.summary import (
+    Card,
+    Corruptions,
+    FigureTable,
+    Grid,
+    TaskTable,
+    complexity_tables,
+    corruption_tables,
+    cost_tables,
+    counted,
+    duration,
+    interval_text,
+    missing,
+    scorecards,
+    sensitivity_grids,
+    status_text,
+    task_tables,
+)
 from bibench.tracks.base import Track
 from bibench.tracks.comparisons import Comparison, ties
-from bibench.tracks.relative import FULL_PRECISION
+from bibench.tracks.lookup import FULL_PRECISION
+from bibench.tracks.training_consumption import settings_in
 
 __all__ = ["Meta", "write_report"]
 
@@ -73,38 +91,62 @@ def _page(results: Results, scores: Sequence[Score], found: Sequence[Comparison]
     )
     records = _planned_records(results)
     tables = task_tables(results, found)
-    tracks = {track.name: track for track in meta.tracks}
+    settings = {run.id: run.setting for run in results.plan}
+    cards = {card.track: card for card in scorecards(scores)}
     return environment.get_template("template.html").render(
         meta=meta,
         facts=_facts(results, records),
         notes=sorted({note for record in records for note in record.notes}),
         single_seed=max((table.seeds for table in tables), default=0) == 1,
         tasks=[(table, _plots(results, table, epochs)) for table in tables],
-        cards=[(tracks[card.track], card) for card in scorecards(scores) if card.track in tracks],
+        sections=[_Section(track, cards.get(track.name), **_details(track.name, results)) for track in meta.tracks],
         best=ties(found),
         pairs=[pair for pair in found if not pair.distinguishable],
         compared=len(found),
-        failures=[record for record in records if record.status == "failed"],
-        missing=missing(scores),
+        failures=[(record, settings[record.id]) for record in records if record.status == "failed"],
+        missing=missing(scores, results),
         full_precision=FULL_PRECISION,
         status_text=status_text,
         interval_text=interval_text,
     )
 
 
+@dataclass(frozen=True)
+class _Section:
+    """A track with its card, which is None where the suite has no algorithm, and what the page shows beneath it."""
+
+    track: Track
+    card: Card | None
+    grids: Sequence[tuple[Grid, Markup | None]] = ()
+    costs: Sequence[FigureTable] = ()
+    corruptions: Sequence[tuple[Corruptions, Markup | None]] = ()
+    complexities: Sequence[FigureTable] = ()
+
+
+def _details(track: str, results: Results) -> dict[str, Any]:
+    if track == "training_consumption":
+        grids = [(grid, _markup(sensitivity_plot(grid))) for grid in sensitivity_grids(results)]
+        return {"grids": grids, "costs": cost_tables(results)}
+    if track == "corruption_robustness":
+        return {"corruptions": [(table, _markup(severity_plot(table))) for table in corruption_tables(results)]}
+    if track == "theoretical_complexity":
+        return {"complexities": complexity_tables(results)}
+    return {}
+
+
 def _plots(results: Results, table: TaskTable, epochs: Epochs) -> list[dict[str, Any]]:
-    plots = []
-    for architecture in table.architectures:
-        accuracy = accuracy_plot(table, architecture)
-        curves = learning_curves(results, table, architecture, epochs)
-        plots.append(
-            {
-                "architecture": architecture,
-                "accuracy": accuracy and Markup(accuracy),  # noqa: S704 - our own SVG; matplotlib escapes its texts
-                "curves": curves and Markup(curves),  # noqa: S704
-            }
-        )
-    return plots
+    return [
+        {
+            "architecture": architecture,
+            "accuracy": _markup(accuracy_plot(table, architecture)),
+            "curves": _markup(learning_curves(results, table, architecture, epochs)),
+        }
+        for architecture in table.architectures
+    ]
+
+
+def _markup(svg: str | None) -> Markup | None:
+    return None if svg is None else Markup(svg)  # noqa: S704 - our own SVG; matplotlib escapes its texts
 
 
 def _planned_records(results: Results) -> list[Record]:
@@ -123,11 +165,12 @@ def _facts(results: Results, records: Sequence[Record]) -> list[tuple[str, str]]
         for phase, seconds in record.phases.items():
             phases[phase] = phases.get(phase, 0.0) + seconds
     parts = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in phases.items())
-    seeds = sorted({run.seed for run in results.plan})
+    seeds = sorted({run.seed for run in results.main})
     facts = [
         ("Runs", f"{len(records)} of {planned} finished" + (f", {failed} of them failed" if failed else "")),
         ("Seeds", f"{len(seeds)} ({', '.join(map(str, seeds))})"),
-        ("Time", f"{duration(sum(phases.values()))}, summed over runs ({parts})"),
+        *_grid_facts(results),
+        ("Time", f"{duration(sum(phases.values()))}, summed over runs" + (f" ({parts})" if parts else "")),
         *(("Machine and versions", where) for where in environments),
     ]
     if records:
@@ -135,8 +178,27 @@ def _facts(results: Results, records: Sequence[Record]) -> list[tuple[str, str]]
     return facts
 
 
+def _grid_facts(results: Results) -> Iterator[tuple[str, str]]:
+    """What of the runs is the sensitivity grid."""
+    for (task, architecture), settings in settings_in(results.plan).items():
+        network = (task, architecture)
+        own = [run for run in results.plan if run.setting is not None and (run.task, run.architecture) == network]
+        ids = {run.id for run in own}
+        seeds = sorted({run.seed for run in own})
+        done = sum(results.record(run_id) is not None for run_id in ids)
+        main = len({run.id for run in own if run.main})
+        yield (
+            "Sensitivity grid",
+            f"{counted(len(settings), 'setting')} of {architecture} on {task}, "
+            f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))}): {done} of these {len(ids)} runs finished"
+            + (f", {main} of them count for the other tracks too" if main else ""),
+        )
+
+
 def _where(record: Record) -> str:
     at = record.environment
+    if at is None:
+        return "a published result: not run here"
     machine = f"{at.accelerator + ', ' if at.accelerator else ''}{at.processor}, {at.threads} threads, {at.platform}"
     versions = f"bibench {at.bibench} ({at.commit[:12] if at.commit else 'no commit'})"
     return f"{machine}; {versions}, PyTorch {at.torch}, Python {at.python}"

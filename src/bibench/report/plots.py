@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -13,11 +15,11 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from bibench.records import Results
-from bibench.report.summary import TaskTable
-from bibench.tracks.relative import FULL_PRECISION, algorithms_in
+from bibench.report.summary import Corruptions, Grid, TaskTable, setting_parts
+from bibench.tracks.lookup import FULL_PRECISION, algorithms_in
 from bibench.tracks.statistics import mean_interval
 
-__all__ = ["Epochs", "accuracy_plot", "learning_curves"]
+__all__ = ["Epochs", "accuracy_plot", "learning_curves", "sensitivity_plot", "severity_plot"]
 
 Epochs = Callable[[str], Sequence[Mapping[str, Any]]]
 """From the identity of a run to its epochs: ``epoch``, ``train_loss`` and one key for each evaluated figure."""
@@ -85,8 +87,8 @@ def accuracy_plot(table: TaskTable, architecture: str) -> str | None:
         return _svg(canvas, f"{table.metric} of each algorithm on {table.task}, {architecture}")
 
 
-def _limits(values: Sequence[float], unit: str) -> tuple[float, float]:
-    margin = 0.3 * (max(values) - min(values) or 1.0)
+def _limits(values: Sequence[float], unit: str, margin: float = 0.3) -> tuple[float, float]:
+    margin *= max(values) - min(values) or 1.0
     low, high = min(values) - margin, max(values) + margin
     if min(values) >= 0:
         low = max(low, 0.0)
@@ -100,34 +102,150 @@ def learning_curves(results: Results, table: TaskTable, architecture: str, epoch
     """
     curves = {
         name: _curve(results, table, architecture, name, epochs)
-        for name in (FULL_PRECISION, *algorithms_in(results.plan))
+        for name in (FULL_PRECISION, *algorithms_in(results.main))
     }
     full = curves.pop(FULL_PRECISION)
     curves = {name: curve for name, curve in curves.items() if curve}
     if not curves:
         return None
-    columns = min(3, len(curves))
-    rows = -(-len(curves) // columns)
+    title = f"{table.metric} by epoch on {table.task}, {architecture}"
+    return _small_multiples(curves, full, title=title, across="epoch", up=f"{table.metric} ({table.unit})")
+
+
+def severity_plot(table: Corruptions) -> str | None:
+    """Score against the severity of corruption, one panel an algorithm, as SVG; None with fewer than two severities.
+
+    Severity 0 is the clean test set. Line, band and dashed line as in `learning_curves`.
+    """
+    curves = {name: dict(table.by_severity[name]) for name in table.algorithms}
+    full = curves.pop(FULL_PRECISION, {})
+    if not curves or max(map(len, curves.values())) < 2:
+        return None
+    title = f"{table.metric} by severity of corruption on {table.task}, {table.architecture}"
+    return _small_multiples(curves, full, title=title, across="severity", up=f"{table.metric} ({table.unit})")
+
+
+_FEW = 6
+"""Up to so many points of a curve are marked, so that one sees where there is one."""
+
+
+def _small_multiples(
+    curves: Mapping[str, Mapping[int, Sequence[float]]],
+    full: Mapping[int, Sequence[float]],
+    *,
+    title: str,
+    across: str,
+    up: str,
+) -> str:
+    """One panel a curve, each with the curve of full precision; a curve has the values of all seeds at each place."""
+    rows, columns = _arrangement(len(curves))
     with mpl.rc_context(_STYLE):
         canvas = Canvas(figsize=(9.2, 0.4 + 1.75 * rows), layout="constrained")
-        panels: list[Axes] = list(canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-        for axes, (name, curve) in zip(panels, curves.items(), strict=False):
+        panels = _panels(canvas, rows, columns, len(curves))
+        for axes, (name, curve) in zip(panels, curves.items(), strict=True):
             if full:
                 axes.plot(list(full), [_mean(values) for values in full.values()], "--", color=_ORANGE, linewidth=1.2)
             at = list(curve)
             if any(len(values) > 1 for values in curve.values()):
                 low, high = [min(values) for values in curve.values()], [max(values) for values in curve.values()]
                 axes.fill_between(at, low, high, color=_BLUE, alpha=0.25, linewidth=0)
-            marker = "o" if len(curve) == 1 else None
-            axes.plot(at, [_mean(values) for values in curve.values()], color=_BLUE, linewidth=1.6, marker=marker)
+            means = [_mean(values) for values in curve.values()]
+            marker = "o" if len(curve) <= _FEW else None
+            axes.plot(at, means, color=_BLUE, linewidth=1.6, marker=marker, markersize=4)
             axes.set_title(name, loc="left", pad=3, fontweight="bold")
             axes.grid()
-        panels[0].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        for axes in panels[len(curves) :]:
-            axes.set_axis_off()
-        canvas.supxlabel("epoch", fontsize=10)
-        canvas.supylabel(f"{table.metric} ({table.unit})", fontsize=10)
-        return _svg(canvas, f"{table.metric} by epoch on {table.task}, {architecture}")
+        panels[0].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        canvas.supxlabel(across, fontsize=10)
+        canvas.supylabel(up, fontsize=10)
+        return _svg(canvas, title)
+
+
+def _arrangement(count: int) -> tuple[int, int]:
+    """Rows and columns for so many panels: at most four columns, with the fewest places left empty."""
+    if count < 3:
+        return 1, count
+    columns = min((3, 4), key=lambda columns: -count % columns)
+    return -(-count // columns), columns
+
+
+def _panels(canvas: Canvas, rows: int, columns: int, count: int) -> list[Axes]:
+    """So many panels with common axes; the lowest of each column has the numbers."""
+    panels: list[Axes] = list(canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    for axes in panels[max(0, count - columns) : count]:
+        axes.tick_params(labelbottom=True)
+    engine = canvas.get_layout_engine()
+    if engine is not None:
+        engine.set(wspace=0.03, hspace=0.03)  # type: ignore[call-arg]
+    return panels[:count]
+
+
+def sensitivity_plot(grid: Grid) -> str | None:
+    """Scores under each training setting, one panel an algorithm, as SVG; None while there is no score.
+
+    A row is a setting, a circle the mean over seeds (filled: the algorithm's best setting), small dots the seeds, and
+    an upright mark the mean of full precision under the same setting. Thin lines part the optimizers.
+    """
+    shown = [name for name in grid.algorithms if any(grid.cells[name, setting].values for setting in grid.settings)]
+    if not shown:
+        return None
+    places = _places(grid.settings)
+    values = [value for cell in grid.cells.values() for value in cell.values.values()]
+    rows, columns = _arrangement(len(shown))
+    height = places[grid.settings[-1]] + 1
+    with mpl.rc_context(_STYLE):
+        canvas = Canvas(figsize=(9.2, 0.45 + rows * (0.45 + 0.19 * height)), layout="constrained")
+        panels = _panels(canvas, rows, columns, len(shown))
+        for axes, name in zip(panels, shown, strict=True):
+            _settings_panel(axes, grid, name, places)
+        panels[0].set_yticks(list(places.values()), [" ".join(setting_parts(setting)) for setting in grid.settings])
+        panels[0].set_ylim(height - 0.4, -0.6)
+        panels[0].set_xlim(_limits(values, grid.unit, margin=0.08))
+        panels[0].xaxis.set_major_locator(MaxNLocator(nbins=5))
+        canvas.supxlabel(f"{grid.metric} ({grid.unit})", fontsize=10)
+        return _svg(canvas, f"{grid.metric} by training setting on {grid.task}, {grid.architecture}")
+
+
+def _settings_panel(axes: Axes, grid: Grid, name: str, places: Mapping[str, float]) -> None:
+    colour = _ORANGE if name == FULL_PRECISION else _BLUE
+    for setting, place in places.items():
+        cell, full = grid.cells[name, setting], grid.cells[FULL_PRECISION, setting].spread
+        if name != FULL_PRECISION and full is not None:
+            axes.plot([full.mean], [place], "|", color=_ORANGE, markersize=9, markeredgewidth=1.6)
+        if cell.spread is None:
+            if cell.planned:
+                axes.text(0.02, place, cell.text, transform=axes.get_yaxis_transform(), va="center", alpha=0.7, size=8)
+            continue
+        dots = list(cell.values.values())
+        if len(dots) > 1:
+            axes.plot([min(dots), max(dots)], [place, place], color=colour, linewidth=1, alpha=0.6)
+            axes.plot(dots, [place] * len(dots), ".", color=_INK, markersize=4, alpha=0.55, zorder=4)
+        face = colour if cell.best else "none"
+        axes.plot([cell.spread.mean], [place], "o", color=colour, markersize=6.5, markerfacecolor=face, zorder=3)
+    for upper, lower in pairwise(places):
+        if setting_parts(upper)[0] != setting_parts(lower)[0]:
+            axes.axhline((places[upper] + places[lower]) / 2, color=_INK, linewidth=0.6, alpha=0.45)
+    deviation = grid.deviation(name)
+    axes.set_title(name, loc="left", pad=3, fontweight="bold")
+    axes.set_title("" if deviation is None else f"std {deviation:.2f}", loc="right", pad=3, fontsize=9)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+
+
+def _places(settings: Sequence[str]) -> dict[str, float]:
+    """A height for each setting, with room between optimizers and a little between rates."""
+    places: dict[str, float] = {}
+    place = 0.0
+    before: tuple[str, ...] = ()
+    for setting in settings:
+        parts = setting_parts(setting)
+        if before:
+            place += 1.7 if parts[0] != before[0] else 1.3 if parts[1:2] != before[1:2] else 1.0
+        places[setting] = place
+        before = parts
+    return places
 
 
 def _curve(
@@ -135,7 +253,7 @@ def _curve(
 ) -> dict[int, list[float]]:
     """The metric of each seed, by epoch."""
     curve: dict[int, list[float]] = {}
-    for run in results.plan:
+    for run in results.main:
         if (run.task, run.architecture, run.algorithm) == (table.task, architecture, algorithm):
             for row in epochs(run.id):
                 if row.get(run.metric) not in (None, ""):
@@ -149,7 +267,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _svg(canvas: Canvas, title: str) -> str:
     """The SVG element alone, in the page's colours and with names that no other plot of the page has."""
-    salt = re.sub(r"[^a-zA-Z0-9]+", "-", title).lower()
+    salt = f"{re.sub(r'[^a-zA-Z0-9]+', '-', title).lower()}-{zlib.crc32(title.encode()):08x}"
     out = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": salt}):
         canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Title": title, "Creator": None})

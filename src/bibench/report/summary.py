@@ -1,24 +1,39 @@
-"""The content of tables and plots before it takes a form: scores by task and by track, and what is missing."""
+"""The content of tables and plots before it takes a form: scores by task and by track, figures, and what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from bibench.records import Results, Score
+from bibench.records import Figure, Record, Results, RunConfig, Score, Status
 from bibench.tracks.comparisons import Comparison, ties
-from bibench.tracks.relative import FULL_PRECISION, Row, algorithms_in, rows_in
+from bibench.tracks.lookup import FULL_PRECISION, Row, algorithms_in, rows_in
 from bibench.tracks.statistics import Interval, mean_interval
+from bibench.tracks.training_consumption import settings_in
 
 __all__ = [
     "Card",
     "Cell",
+    "Corruptions",
+    "FigureTable",
+    "Grid",
     "Missing",
     "TaskTable",
+    "amount",
+    "complexity_tables",
+    "corruption_tables",
+    "cost_tables",
+    "counted",
     "duration",
     "interval_text",
     "missing",
     "scorecards",
+    "sensitivity_grids",
+    "setting_parts",
+    "short_time",
+    "size",
     "status_text",
     "task_tables",
 ]
@@ -96,28 +111,16 @@ def task_tables(results: Results, found: Sequence[Comparison]) -> list[TaskTable
 
 
 def _task_table(results: Results, task: str, rows: Iterable[Row], best: Mapping[Row, tuple[str, ...]]) -> TaskTable:
-    runs = [run for run in results.plan if run.task == task]
+    runs = [run for run in results.main if run.task == task]
     architectures = tuple(architecture for own, architecture in rows if own == task)
     algorithms = (FULL_PRECISION, *algorithms_in(runs))
     cells = {}
-    units = []
+    units: list[str] = []
     for algorithm in algorithms:
         for architecture in architectures:
-            own = {run.id: run for run in runs if (run.algorithm, run.architecture) == (algorithm, architecture)}
-            values, failed = {}, 0
-            for run in own.values():
-                record = results.record(run.id)
-                figure = record.figure(run.metric) if record is not None and record.status == "ok" else None
-                if figure is not None:
-                    values[run.seed] = figure.value
-                    units.append(figure.unit)
-                failed += record is not None and record.status == "failed"
-            cells[algorithm, architecture] = Cell(
-                values=values,
-                failed=failed,
-                planned=len(own),
-                best=algorithm in best.get((task, architecture), ()),
-            )
+            own = [run for run in runs if (run.algorithm, run.architecture) == (algorithm, architecture)]
+            cell = _cell(results, own, units)
+            cells[algorithm, architecture] = replace(cell, best=algorithm in best.get((task, architecture), ()))
     return TaskTable(
         task=task,
         metric=runs[0].metric,
@@ -127,6 +130,20 @@ def _task_table(results: Results, task: str, rows: Iterable[Row], best: Mapping[
         architectures=architectures,
         cells=cells,
     )
+
+
+def _cell(results: Results, runs: Iterable[RunConfig], units: list[str]) -> Cell:
+    """The scores of some runs; adds their units to ``units``."""
+    own = {run.id: run for run in runs}
+    values, failed = {}, 0
+    for run in own.values():
+        record = results.record(run.id)
+        figure = record.figure(run.metric) if record is not None and record.status == "ok" else None
+        if figure is not None:
+            values[run.seed] = figure.value
+            units.append(figure.unit)
+        failed += record is not None and record.status == "failed"
+    return Cell(values=values, failed=failed, planned=len(own))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +157,96 @@ class Card:
 
     @property
     def title(self) -> str:
-        """The track, and what the cells hold."""
-        some = next(iter(self.scores.values()))
-        seeds = max(score.seeds for score in self.scores.values())
-        how = f"mean [95 % interval] over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
-        return f"{self.track}: {some.unit} of full precision, {how}" if seeds else f"{self.track}: no score yet"
+        """The track, and what the cells hold, as far as that is the same in all of them."""
+        valued = [score for score in self.scores.values() if score.value is not None]
+        if not valued:
+            return f"{self.track}: no score yet"
+        parts = [*self._unit_words(), *(["as the paper counts"] if self.mode == "paper" else []), _spread_words(valued)]
+        return f"{self.track}: {', '.join(parts)}"
+
+    @property
+    def mode(self) -> str | None:
+        """Which reading of the equations, where all scores say so."""
+        modes = {score.mode for score in self.scores.values()}
+        return modes.pop() if len(modes) == 1 else None
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The unit of each metric where they differ; empty where the title says the one that all have."""
+        one = len(set(self._units.values())) <= 1
+        return {metric: "" if one else self._units[metric] for metric in self.metrics}
+
+    @property
+    def notes(self) -> tuple[tuple[str, str], ...]:
+        """Each note once, before it whose it is: metrics, and algorithms where it isn't all of them."""
+        holders: dict[str, list[Score]] = {}
+        for score in self.scores.values():
+            if score.note:
+                holders.setdefault(score.note, []).append(score)
+        return tuple((self._whose(own), note) for note, own in holders.items())
+
+    @property
+    def lower_is_better(self) -> tuple[str, ...]:
+        """The metrics of which less is better; of all others more is."""
+        return tuple(metric for metric in self.metrics if (self.track, metric) in _LOWER_IS_BETTER)
+
+    @property
+    def settled(self) -> str | None:
+        """The one status in words that every score has, if it is one that more runs would not change.
+
+        Scores that are not there because a run is still to come may be among them.
+        """
+        states = {score.status for score in self.scores.values()} - {"incomplete"}
+        return states.pop().replace("_", " ") if len(states) == 1 and states <= _SETTLED else None
+
+    @property
+    def reasons(self) -> tuple[tuple[str, str], ...]:
+        """Why scores are not measured, not deployable or not reproducible, before each whose it is."""
+        holders: dict[str, tuple[list[Score], dict[str, None]]] = {}
+        for score in self.scores.values():
+            if score.status in _SETTLED:
+                for text in score.missing:
+                    _, reason = _place_and_reason(text)
+                    own, texts = holders.setdefault(reason, ([], {}))
+                    own.append(score)
+                    texts[text] = None
+        return tuple((self._whose(own), _counted(reason, list(texts))) for reason, (own, texts) in holders.items())
+
+    @property
+    def _units(self) -> dict[str, str]:
+        return {score.metric: score.unit for score in self.scores.values()}
+
+    def _unit_words(self) -> list[str]:
+        units = set(self._units.values())
+        if len(units) > 1:
+            return []
+        return ["percent of full precision" if units == {"percent"} and self.track in _RELATIVE else units.pop()]
+
+    def _whose(self, scores: Sequence[Score]) -> str:
+        algorithms = tuple(dict.fromkeys(score.algorithm for score in scores))
+        metrics = ", ".join(metric for metric in self.metrics if any(score.metric == metric for score in scores))
+        return metrics if len(algorithms) == len(self.algorithms) else f"{metrics} of {', '.join(algorithms)}"
+
+
+_RELATIVE = ("learning_task", "neural_architecture")
+"""Tracks whose scores are shares of the full-precision score."""
+
+_LOWER_IS_BETTER = {("corruption_robustness", metric) for metric in ("mean_gap", "mce", "relative_mce")}
+
+_SETTLED: frozenset[Status] = frozenset({"not_measured", "not_deployable", "not_reproducible"})
+"""Statuses that are no failure, and that more runs of the suite would not change."""
+
+
+def _spread_words(scores: Sequence[Score]) -> str:
+    counts = {score.seeds for score in scores}
+    seeds = f"{max(counts)} seeds" if len(counts) == 1 else f"{min(counts)} to {max(counts)} seeds"
+    if max(counts) <= 1:
+        return "one seed, so no interval"
+    if not any(map(interval_text, scores)):
+        return f"the same for each of {seeds}"
+    # A score with an interval and without a standard deviation is no mean over seeds, such as a ratio of deviations.
+    kind = "value" if any(score.std is None and score.low is not None for score in scores) else "mean"
+    return f"{kind} [95 % interval] over {seeds}"
 
 
 def scorecards(scores: Sequence[Score]) -> list[Card]:
@@ -172,36 +274,433 @@ def status_text(score: Score | None) -> str:
 
 
 def interval_text(score: Score | None) -> str:
-    """``"[93.10, 95.98]"``, or nothing where there is no interval."""
-    return "" if score is None or score.low is None or score.high is None else f"[{score.low:.2f}, {score.high:.2f}]"
+    """``"[93.10, 95.98]"``, or nothing where there is no interval, or one without width: of what was counted.
+
+    >>> interval_text(Score(track="t", metric="m", algorithm="bnn", value=2.5, low=2.5, high=2.5))
+    ''
+    """
+    if score is None or score.low is None or score.high is None:
+        return ""
+    # Not just equal: a mean of equal numbers may be off by a rounding.
+    if math.isclose(score.low, score.high, rel_tol=1e-9, abs_tol=1e-12):
+        return ""
+    return f"[{score.low:.2f}, {score.high:.2f}]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Missing:
-    """One thing that is missing (a run, or a reason) and the scores that wait for it."""
+    """One thing that is missing (a run, or a reason) and the scores that wait for it.
+
+    Args:
+        text: what is missing.
+        failed: whether all of these scores failed.
+        metrics, algorithms: of these scores.
+        places: where one text stands for several, such as runs that failed for one reason: all of them.
+    """
 
     text: str
     failed: bool
     metrics: tuple[str, ...]
     algorithms: tuple[str, ...]
+    places: tuple[str, ...] = ()
 
 
-def missing(scores: Sequence[Score]) -> list[Missing]:
-    """Everything that keeps scores from being complete: failures first, then what more of them wait for."""
+_FEW = 3
+"""Up to so many things with one reason are listed one by one."""
+
+
+def missing(scores: Sequence[Score], results: Results) -> list[Missing]:
+    """Everything that keeps scores from being complete: failures first, then what more of them wait for.
+
+    What nothing has measured, or nothing can, is no gap that more runs would fill, and not listed.
+    """
+    settled = {text for score in scores if score.status == "not_measured" for text in score.missing}
     waiting: dict[str, list[Score]] = {}
     for score in scores:
-        for text in score.missing:
-            waiting.setdefault(text, []).append(score)
-    found = [
-        Missing(
-            text=text,
-            failed=all(score.status == "failed" for score in own),
-            metrics=tuple(dict.fromkeys(score.metric for score in own)),
-            algorithms=tuple(dict.fromkeys(score.algorithm for score in own)),
-        )
-        for text, own in waiting.items()
-    ]
+        if score.status not in _SETTLED:
+            for text in score.missing:
+                if text not in settled:
+                    waiting.setdefault(text, []).append(score)
+    planned = {run.id for run in results.plan}
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for text, own in waiting.items():
+        _, reason = _place_and_reason(_explained(text, planned, results))
+        groups.setdefault((reason, all(score.status == "failed" for score in own)), []).append(text)
+    found = []
+    for (reason, failed), texts in groups.items():
+        parts = [[text] for text in texts] if len(texts) <= _FEW else [texts]
+        for part in parts:
+            full = [_explained(text, planned, results) for text in part]
+            own = [score for text in part for score in waiting[text]]
+            found.append(
+                Missing(
+                    text=full[0] if len(part) == 1 else _counted(reason, full),
+                    failed=failed,
+                    metrics=tuple(dict.fromkeys(score.metric for score in own)),
+                    algorithms=tuple(dict.fromkeys(score.algorithm for score in own)),
+                    places=() if len(part) == 1 else tuple(_place_and_reason(text)[0] for text in full),
+                )
+            )
     return sorted(found, key=lambda item: (not item.failed, -len(item.algorithms)))
+
+
+def _explained(text: str, planned: Container[str], results: Results) -> str:
+    """A text that is only the identity of a run, with what that run lacks."""
+    if text not in planned:
+        return text
+    return f"{text}: {'not run yet' if results.record(text) is None else 'run, but not measured by this track yet'}"
+
+
+def _place_and_reason(text: str) -> tuple[str, str]:
+    """``"RUN: reason"`` in its two parts; a text without a place is all reason."""
+    place, colon, reason = text.partition(": ")
+    return (place, reason) if colon else ("", text)
+
+
+_RUN = re.compile(r".*[- ]s\d+(-[0-9a-f]{10})?")
+
+
+def _counted(reason: str, texts: Sequence[str]) -> str:
+    """A reason, and how many have it; as it is where it belongs to no place."""
+    places = [place for place, _ in map(_place_and_reason, texts) if place]
+    if not places:
+        return reason
+    what = "seed" if all(place.startswith("seed ") for place in places) else "case"
+    what = "run" if all(_RUN.fullmatch(place) for place in places) else what
+    return f"{reason} ({counted(len(places), what)})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The sensitivity grid of one network: scores under different training settings.
+
+    Args:
+        task, architecture: the network.
+        metric, unit: of the scores.
+        settings: by optimizer, rate and schedule.
+        seeds: how many.
+        algorithms: full precision first.
+        cells: by (algorithm, setting); the best setting of each algorithm is marked.
+    """
+
+    task: str
+    architecture: str
+    metric: str
+    unit: str
+    settings: tuple[str, ...]
+    seeds: int
+    algorithms: tuple[str, ...]
+    cells: Mapping[tuple[str, str], Cell]
+
+    @property
+    def title(self) -> str:
+        """What the cells hold."""
+        how = f"mean ± std over {self.seeds} seeds" if self.seeds > 1 else "one seed"
+        return f"{self.architecture} on {self.task}: {self.metric} in {self.unit} by training setting, {how}"
+
+    def deviation(self, algorithm: str) -> float | None:
+        """Standard deviation over all trials of all settings, which equation 6 compares; None while a trial lacks."""
+        cells = [self.cells[algorithm, setting] for setting in self.settings]
+        trials = [value for cell in cells for value in cell.values.values()]
+        complete = all(len(cell.values) == cell.planned > 0 for cell in cells)
+        return mean_interval(trials).std if complete else None
+
+
+_SETTING = re.compile(r"(.+?)-([0-9.]+(?:e[+-]?[0-9]+)?x)-(.+)")
+
+
+def setting_parts(setting: str) -> tuple[str, ...]:
+    """Optimizer, rate and schedule of a setting; a label of another form is one part.
+
+    >>> setting_parts("sgd-0.1x-step"), setting_parts("mine")
+    (('sgd', '0.1x', 'step'), ('mine',))
+    """
+    parts = _SETTING.fullmatch(setting)
+    return parts.groups() if parts else (setting,)
+
+
+def sensitivity_grids(results: Results) -> list[Grid]:
+    """The sensitivity grid of each network that the plan has one for."""
+    grids = []
+    for (task, architecture), settings in settings_in(results.plan).items():
+        network = (task, architecture)
+        runs = [run for run in results.plan if run.setting is not None and (run.task, run.architecture) == network]
+        algorithms = (FULL_PRECISION, *algorithms_in(runs))
+        cells: dict[tuple[str, str], Cell] = {}
+        units: list[str] = []
+        for algorithm in algorithms:
+            own = {
+                setting: _cell(
+                    results, [run for run in runs if (run.algorithm, run.setting) == (algorithm, setting)], units
+                )
+                for setting in settings
+            }
+            means = {setting: cell.spread.mean for setting, cell in own.items() if cell.spread is not None}
+            best = max(means, key=lambda setting: means[setting]) if len(means) > 1 else None
+            for setting, cell in own.items():
+                cells[algorithm, setting] = replace(cell, best=setting == best)
+        grids.append(
+            Grid(
+                task=task,
+                architecture=architecture,
+                metric=runs[0].metric,
+                unit=units[0] if units else "no unit yet",
+                settings=settings,
+                seeds=len({run.seed for run in runs}),
+                algorithms=algorithms,
+                cells=cells,
+            )
+        )
+    return grids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corruptions:
+    """Scores of one network on corrupted test sets, averaged over severities or over corruption types.
+
+    Args:
+        task, architecture: the network.
+        metric, unit: of the scores.
+        seeds: over how many of them values are means, in words.
+        origins: where the corrupted images come from.
+        severities: which there are.
+        algorithms: those with corrupted scores, full precision first.
+        corruptions: in the order in which they were measured.
+        by_corruption: mean over severities and seeds, by (algorithm, corruption); ``""`` is the mean over all types.
+        by_severity: for each algorithm mean over corruption types of each seed, by severity; 0 is the clean test set.
+    """
+
+    task: str
+    architecture: str
+    metric: str
+    unit: str
+    seeds: str
+    origins: tuple[str, ...]
+    severities: tuple[int, ...]
+    algorithms: tuple[str, ...]
+    corruptions: tuple[str, ...]
+    by_corruption: Mapping[tuple[str, str], float]
+    by_severity: Mapping[str, Mapping[int, Sequence[float]]]
+
+    def clean(self, algorithm: str) -> float | None:
+        """Mean over seeds on the clean test set."""
+        values = self.by_severity[algorithm].get(0)
+        return mean_interval(values).mean if values else None
+
+    def share(self, value: float | None) -> int:
+        """Where a value lies between the lowest and the highest of the table, in percent."""
+        if value is None:
+            return 0
+        every = [*self.by_corruption.values(), *(c for name in self.algorithms if (c := self.clean(name)) is not None)]
+        low, high = min(every), max(every)
+        return round(100 * (value - low) / (high - low)) if high > low else 0
+
+
+def corruption_tables(results: Results) -> list[Corruptions]:
+    """The scores on corrupted test sets, for each network that has some."""
+    found = []
+    algorithms = (FULL_PRECISION, *algorithms_in(results.main))
+    for task, architecture in rows_in(results.plan):
+        every = _records(results, task, architecture, algorithms)
+        corrupted = {name: [record for record in own if _corrupted(record)] for name, own in every.items()}
+        records = {name: own for name, own in corrupted.items() if own}
+        if records:
+            found.append(_corruption_table(task, architecture, records))
+    return found
+
+
+def _corrupted(record: Record) -> dict[tuple[str, ...], Figure]:
+    return record.figures_under(record.run.metric, "corruption", "severity")
+
+
+def _corruption_table(task: str, architecture: str, records: Mapping[str, Sequence[Record]]) -> Corruptions:
+    figures = {name: [_corrupted(record) for record in own] for name, own in records.items()}
+    every = [item for own in figures.values() for one in own for item in one.items()]
+    corruptions = tuple(dict.fromkeys(key[0] for key, _ in every))
+    severities = tuple(sorted({int(key[1]) for key, _ in every}))
+    by_corruption: dict[tuple[str, str], float] = {}
+    by_severity: dict[str, dict[int, list[float]]] = {}
+    for name, own in figures.items():
+        for corruption in ("", *corruptions):
+            values = [f.value for one in own for key, f in one.items() if corruption in ("", key[0])]
+            if values:
+                by_corruption[name, corruption] = _mean(values)
+        clean = [figure.value for record in records[name] if (figure := record.figure(record.run.metric)) is not None]
+        by_severity[name] = {0: clean} if clean else {}
+        for severity in severities:
+            seeds = [[f.value for key, f in one.items() if int(key[1]) == severity] for one in own]
+            if any(seeds):
+                by_severity[name][severity] = [_mean(values) for values in seeds if values]
+    return Corruptions(
+        task=task,
+        architecture=architecture,
+        metric=every[0][1].name,
+        unit=every[0][1].unit,
+        seeds=_seeds_words(records.values()),
+        origins=tuple(dict.fromkeys(figure.mode or "of unknown origin" for _, figure in every)),
+        severities=severities,
+        algorithms=tuple(records),
+        corruptions=corruptions,
+        by_corruption=by_corruption,
+        by_severity=by_severity,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureTable:
+    """Figures of one network in words: a heading for each column, and each algorithm's cells."""
+
+    task: str
+    architecture: str
+    seeds: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[str, ...]]
+
+    @property
+    def title(self) -> str:
+        """The network, and over what the cells are means."""
+        return f"{self.architecture} on {self.task}, {self.seeds}"
+
+
+def complexity_tables(results: Results) -> list[FigureTable]:
+    """What was counted on each network: parameters, operations, memory traffic, and the ratios from them."""
+    return _figure_tables(
+        results,
+        {
+            "parameters": _meaned("parameters", amount),
+            "kept parameters": _meaned("kept_parameters", amount),
+            "operations": _meaned("operations", amount),
+            "kept operations": _meaned("kept_operations", amount),
+            "bit-operations": _meaned("bit_operations", amount),
+            "memory traffic": _meaned("memory_traffic", size),
+            "speedup": _meaned("speedup", "{:.2f}x".format),
+            "compression": _meaned("compression", "{:.2f}x".format),
+        },
+    )
+
+
+def cost_tables(results: Results) -> list[FigureTable]:
+    """What a training step of each network took, in time and memory, beside full precision."""
+    return _figure_tables(
+        results,
+        {
+            "time cost": _time_cost,
+            "step": _meaned("step_time", short_time),
+            "full-precision step": _meaned("full_precision_step_time", short_time),
+            "peak memory": _meaned("step_peak_memory", size),
+            "full-precision peak memory": _meaned("full_precision_step_peak_memory", size),
+        },
+    )
+
+
+_Column = Callable[[Sequence[Record]], str | None]
+"""From the records of an algorithm, one a seed, to its cell; None where they have no such figure."""
+
+
+def _meaned(name: str, words: Callable[[float], str]) -> _Column:
+    def column(records: Sequence[Record]) -> str | None:
+        values = [figure.value for record in records if (figure := record.figure(name)) is not None]
+        return words(_mean(values)) if values else None
+
+    return column
+
+
+def _time_cost(records: Sequence[Record]) -> str | None:
+    text = _meaned("time_cost", "{:.1f} %".format)(records)
+    lows = [figure.value for record in records if (figure := record.figure("time_cost_lowest")) is not None]
+    highs = [figure.value for record in records if (figure := record.figure("time_cost_highest")) is not None]
+    return f"{text} ({min(lows):.1f} to {max(highs):.1f})" if text and lows and highs else text
+
+
+def _figure_tables(results: Results, columns: Mapping[str, _Column]) -> list[FigureTable]:
+    found = []
+    for task, architecture in rows_in(results.plan):
+        algorithms = algorithms_in(results.main)
+        records = _records(results, task, architecture, algorithms)
+        cells = {name: {title: column(own) for title, column in columns.items()} for name, own in records.items()}
+        shown = [title for title in columns if any(own[title] is not None for own in cells.values())]
+        if shown:
+            rows = {
+                name: tuple(own[title] or ("not measured" if records[name] else "no result") for title in shown)
+                for name, own in cells.items()
+            }
+            seeds = _seeds_words(records.values())
+            found.append(
+                FigureTable(task=task, architecture=architecture, seeds=seeds, columns=tuple(shown), rows=rows)
+            )
+    return found
+
+
+def _records(results: Results, task: str, architecture: str, algorithms: Iterable[str]) -> dict[str, list[Record]]:
+    """The records of a network's main runs that are ok, by algorithm; an empty list where one has none."""
+    found: dict[str, dict[str, Record]] = {name: {} for name in algorithms}
+    for run in results.main:
+        if (run.task, run.architecture) == (task, architecture) and run.algorithm in found:
+            record = results.record(run.id)
+            if record is not None and record.status == "ok":
+                found[run.algorithm][run.id] = record
+    return {name: list(own.values()) for name, own in found.items()}
+
+
+def _seeds_words(records: Iterable[Sequence[Record]]) -> str:
+    """Over how many seeds the figures of these records are means, one sequence an algorithm; some may be empty."""
+    counts = [len(own) for own in records if own]
+    fewest, most = min(counts), max(counts)
+    if most == 1:
+        return "one seed"
+    return f"mean over {most} seeds" if fewest == most else f"mean over {fewest} to {most} seeds"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return mean_interval(values).mean
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "run"), counted(1200, "run")
+    ('1 run', '1,200 runs')
+    """
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def amount(value: float) -> str:
+    """A count for people, with three digits.
+
+    >>> amount(640), amount(11_173_962), amount(999_700)
+    ('640', '11.2 M', '1.00 M')
+    """
+    return _scaled(value, ("", "K", "M", "G", "T", "P"))
+
+
+def size(value: float) -> str:
+    """A number of bytes for people, with three digits.
+
+    >>> size(1_500), size(44.7e6)
+    ('1.50 kB', '44.7 MB')
+    """
+    return _scaled(value, ("B", "kB", "MB", "GB", "TB", "PB"))
+
+
+def short_time(seconds: float) -> str:
+    """The time of a training step for people, with three digits.
+
+    >>> short_time(0.00123), short_time(2.5)
+    ('1.23 ms', '2.50 s')
+    """
+    return f"{_three(seconds)} s" if seconds >= 0.9995 else f"{_three(1000 * seconds)} ms"
+
+
+def _scaled(value: float, units: Sequence[str]) -> str:
+    unit = 0
+    while value >= 999.5 and unit < len(units) - 1:
+        value, unit = value / 1000, unit + 1
+    number = f"{value:.0f}" if unit == 0 else _three(value)
+    return f"{number} {units[unit]}".rstrip()
+
+
+def _three(value: float) -> str:
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
 
 
 def duration(seconds: float) -> str:

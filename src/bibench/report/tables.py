@@ -65,12 +65,28 @@ def _print_all(results: Results, scores: Sequence[Score], found: Sequence[Compar
             console.print(Text(line, style="dim"))
         console.print()
     for card in scorecards(scores):
+        if card.settled:
+            _print_settled(card, console)
+            continue
         _print(console, card.title, card.algorithms, _card_columns(card))
+        for line in _card_legend(card):
+            console.print(Text(line, style="dim"))
         console.print()
     everyone = len({score.algorithm for score in scores})
-    for reason in _missing_lines(missing(scores), everyone):
+    for reason in _missing_lines(missing(scores, results), everyone):
         console.print(reason)
 
+
+def _print_settled(card: Card, console: Console) -> None:
+    """One line for a track that has the same to say of every algorithm."""
+    reasons = "; ".join(dict.fromkeys(reason for _, reason in card.reasons))
+    line = Text(f"{card.track}: ", style="bold").append(f"{card.settled}{': ' if reasons else ''}{reasons}", "not bold")
+    console.print(line)
+    console.print()
+
+
+_MARGIN = 3
+"""Padding and separator between two columns, which the last column doesn't need."""
 
 _Column = list[Text]
 """A heading and one cell a row."""
@@ -82,8 +98,10 @@ def _print(console: Console, title: str, rows: Sequence[str], columns: Iterable[
     names = [Text(""), *(Text(row) for row in rows)]
     for part in _parts(columns, console.width - _width(names)):
         table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, show_edge=False, pad_edge=False)
+        # What fits stays on one line; a column that doesn't fit even alone is broken and not cut.
+        fits = sum(map(_width, (names, *part))) <= console.width + _MARGIN
         for column in (names, *part):
-            table.add_column(column[0], no_wrap=True)
+            table.add_column(column[0], no_wrap=fits, overflow="fold")
         for cells in zip(names[1:], *(column[1:] for column in part), strict=True):
             table.add_row(*cells)
         console.print(table)
@@ -100,7 +118,7 @@ def _parts(columns: Iterable[_Column], width: int) -> Iterator[list[_Column]]:
 
 
 def _width(column: _Column) -> int:
-    return max(cell.cell_len for cell in column) + 3  # with the padding and the separator between columns
+    return max(cell.cell_len for cell in column) + _MARGIN
 
 
 def _task_columns(content: TaskTable) -> Iterator[_Column]:
@@ -122,7 +140,8 @@ def _task_legend(content: TaskTable) -> Iterator[str]:
 
 def _card_columns(content: Card) -> Iterator[_Column]:
     for metric in content.metrics:
-        column = [Text(metric)]
+        unit = content.units[metric]
+        column = [Text(f"{metric} ({unit})" if unit else metric)]
         for algorithm in content.algorithms:
             score = content.scores.get((algorithm, metric))
             style = _STYLE.get(score.status, "dim") if score else "dim"
@@ -131,6 +150,13 @@ def _card_columns(content: Card) -> Iterator[_Column]:
                 cell.append(f" {interval_text(score)}", style="dim")
             column.append(cell)
         yield column
+
+
+def _card_legend(content: Card) -> Iterator[str]:
+    if content.lower_is_better:
+        yield f"lower is better: {', '.join(content.lower_is_better)}; for the others higher is"
+    for whose, text in (*content.notes, *content.reasons):
+        yield f"{whose}: {text}"
 
 
 _STYLE = {"ok": "", "failed": "red"}

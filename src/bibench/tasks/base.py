@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bibench.recipes import Recipe
 
-__all__ = ["Batch", "Data", "DataError", "Evaluation", "Metric", "Split", "Task"]
+__all__ = ["Batch", "Corrupted", "Data", "DataError", "Evaluation", "Metric", "Split", "Task"]
 
 Batch = Any
 """Whatever a task's loss and evaluation take: for images ``(inputs, labels)``."""
@@ -42,21 +42,38 @@ class Split(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Corrupted:
+    """The test split under a corruption.
+
+    Args:
+        split: the same samples in the same order.
+        origin: whether its images are the published ones or were generated; scores on the two are not to be mixed.
+    """
+
+    split: Split
+    origin: Literal["original files", "generated"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """A loaded data set.
 
     Args:
         train, test: the two splits.
-        outputs: what the model's head must have (number of classes).
+        outputs: what the model predicts: a number of classes, or the shape of a matrix that it predicts entry by entry,
+            such as ``(users, items)``.
         fingerprint: SHA-256 over the content (or, for large trees, over names and sizes), stored with results.
         notes: what a reader of a score must know, such as "4,000 of 50,000 training images".
+        corrupted: ``corrupted(name, severity)`` returns the test split under one of
+            `bibench.tasks.corruptions.CORRUPTIONS`, severity 1 to 5; None: the task has no images.
     """
 
     train: Split
     test: Split
-    outputs: int
+    outputs: int | tuple[int, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    corrupted: Callable[[str, int], Corrupted] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +110,14 @@ class Task:
         load: ``load(root, subset)`` reads the data below ``root`` (None: the task needs no files). ``subset``
             allows a part of the data set, which is then noted; otherwise a part is an error.
         input_shape: shape of one sample, without the batch.
+        make_example: returns a model input of batch size 2, where standard normal values are none (indices).
         loss: ``loss(model, batch)`` returns the mean loss over the batch.
         evaluate: ``evaluate(model, batches)`` returns figures; the model is in evaluation mode, without gradients.
         metric: the score.
         full_precision, binarized: default recipes.
         version: raised when a change makes results incomparable with earlier ones.
+        training_samples, outputs: of the whole data set, for estimates without the data; None if not known.
+        group: the row of the learning-task track that it counts in with others, such as ``"glue"``; empty: its own.
         source: the data set's reference.
 
     Raises:
@@ -116,9 +136,15 @@ class Task:
     full_precision: Recipe
     binarized: Recipe
     version: int = 1
+    training_samples: int | None = None
+    outputs: int | tuple[int, ...] | None = None
+    make_example: Callable[[], Tensor] | None = None
+    group: str = ""
     source: str = field(default="")
 
     def example(self) -> Tensor:
-        """A model input of batch size 2 with the task's shape, for tracing a model (values are standard normal)."""
+        """A model input of batch size 2 with the task's shape, for tracing: standard normal, or the task's own."""
+        if self.make_example is not None:
+            return self.make_example()
         generator = torch.Generator().manual_seed(0)
         return torch.randn(2, *self.input_shape, generator=generator)

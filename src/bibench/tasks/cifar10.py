@@ -11,6 +11,7 @@ import io
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from bibench.recipes import SGD, Adam, Cosine, Recipe
-from bibench.tasks.base import Data, DataError, Task
+from bibench.tasks.base import Corrupted, Data, DataError, Task
 from bibench.tasks.classification import ACCURACY, ImagesInMemory, evaluate, fingerprint, loss
+from bibench.tasks.corruption_cache import Originals, generated
 
 __all__ = ["cifar10"]
 
@@ -201,6 +203,24 @@ def _split(rows: _Rows, *, augmented: bool) -> ImagesInMemory:
     )
 
 
+def _corrupted(test: ImagesInMemory, originals: Originals | None, name: str, severity: int) -> Corrupted:
+    """The test images under a corruption: CIFAR-10-C's own where they are there, else generated."""
+    if originals is not None:
+        images = originals(name, severity)
+    else:
+        images = generated(test.images.movedim(1, -1).numpy(), name, severity)
+    return Corrupted(
+        split=test.with_images(torch.from_numpy(images).movedim(-1, 1)),
+        origin="generated" if originals is None else "original files",
+    )
+
+
+def _originals(*folders: Path, labels: npt.NDArray[np.int64]) -> Originals | None:
+    """CIFAR-10-C in the first of the folders that has it; None where none has."""
+    found = (folder / "CIFAR-10-C" for folder in folders if (folder / "CIFAR-10-C").is_dir())
+    return next((Originals(folder, labels) for folder in found), None)
+
+
 def _load(root: Path | None, subset: bool) -> Data:
     """Read the batches below ``root``; see `bibench.tasks.base.Task`."""
     if root is None:
@@ -215,12 +235,14 @@ def _load(root: Path | None, subset: bool) -> Data:
         notes.append(f"{len(train[1]):,} of 50,000 training and {len(test[1]):,} of 10,000 test images")
     if not (original_train and original_test):
         notes.append("checksums differ from the original")
+    test_split = _split(test, augmented=False)
     return Data(
         train=_split(train, augmented=True),
-        test=_split(test, augmented=False),
+        test=test_split,
         outputs=10,
         fingerprint=fingerprint(*train, *test),
         notes=("; ".join(notes),) if notes else (),
+        corrupted=partial(_corrupted, test_split, _originals(root, folder.parent, labels=test[1])),
     )
 
 
@@ -234,6 +256,8 @@ cifar10 = Task(
     loss=loss,
     evaluate=evaluate,
     metric=ACCURACY,
+    training_samples=50_000,
+    outputs=10,
     full_precision=Recipe(
         optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=1e-4), schedule=Cosine(), epochs=200, batch_size=128
     ),
@@ -243,6 +267,9 @@ cifar10 = Task(
 """50,000 training and 10,000 test photographs of 32x32 pixels in 10 classes.
 
 Training images are padded by 4 pixels, cropped at random, and mirrored half of the time.
+
+The corrupted test images are CIFAR-10-C's own where its files (``labels.npy`` and 19 others) are in a folder
+``CIFAR-10-C/`` in the data folder or beside the batches' folder; else they are generated.
 
 >>> cifar10.load(None, False)
 Traceback (most recent call last):

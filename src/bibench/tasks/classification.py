@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +80,9 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     0.5
     """
     scale = torch.tensor((mean, std), device=images.device)[..., None, None]
-    return images.float().sub_(scale[0]).div_(scale[1])
+    # In one order of memory, whatever the images' is: it decides which algorithms a convolution can use.
+    values = images.to(torch.float32, memory_format=torch.contiguous_format)
+    return values.sub_(scale[0]).div_(scale[1])
 
 
 def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, mirror: Tensor, pad: int) -> Tensor:
@@ -152,6 +154,24 @@ class ImagesInMemory:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def with_images(self, images: Tensor) -> ImagesInMemory:
+        """The same split with other images: labels, normalisation and augmentation stay.
+
+        Args:
+            images: uint8, of the shape of those that are there.
+
+        Raises:
+            ValueError: the shape or type is another.
+
+        >>> ones = torch.ones(2, 1, 4, 4, dtype=torch.uint8)
+        >>> split = ImagesInMemory(images=ones, labels=torch.arange(2), mean=(0.0,), std=(1.0,))
+        >>> split.with_images(3 * ones).labels
+        tensor([0, 1])
+        """
+        if images.shape != self.images.shape:
+            raise ValueError(f"images must be of shape {tuple(self.images.shape)}, got {tuple(images.shape)}")
+        return replace(self, images=images)
 
     def _on(self, device: torch.device) -> ImageBatch:
         """Images and labels on a device, moved there once."""

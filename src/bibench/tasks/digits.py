@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,21 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from bibench.recipes import SGD, Adam, Recipe
-from bibench.tasks.base import Data, Task
+from bibench.tasks.base import Corrupted, Data, Task
 from bibench.tasks.classification import ACCURACY, ImagesInMemory, evaluate, fingerprint, loss
+from bibench.tasks.corruption_cache import generated
 
 __all__ = ["digits"]
 
 _TEST = 360
 _EPOCHS = 12
+
+
+def _corrupted(test: ImagesInMemory, name: str, severity: int) -> Corrupted:
+    """The test digits under a corruption, for which they are photographs of 0 to 255 in three equal channels."""
+    photographs = np.rint(test.images.numpy() * (255 / 16)).astype(np.uint8).repeat(3, axis=1).transpose(0, 2, 3, 1)
+    images = np.rint(generated(photographs, name, severity).mean(axis=3) * (16 / 255)).astype(np.uint8)
+    return Corrupted(split=test.with_images(torch.from_numpy(images[:, None])), origin="generated")
 
 
 def _load(root: Path | None, subset: bool) -> Data:
@@ -32,11 +41,13 @@ def _load(root: Path | None, subset: bool) -> Data:
             images=torch.from_numpy(images), labels=torch.from_numpy(labels), mean=(4.9,), std=(6.0,), pad=pad
         )
 
+    test = split(test_images, test_labels, pad=0)
     return Data(
         train=split(train_images, train_labels, pad=1),
-        test=split(test_images, test_labels, pad=0),
+        test=test,
         outputs=10,
         fingerprint=fingerprint(train_images, train_labels, test_images, test_labels),
+        corrupted=partial(_corrupted, test),
     )
 
 
@@ -50,6 +61,8 @@ digits = Task(
     loss=loss,
     evaluate=evaluate,
     metric=ACCURACY,
+    training_samples=1_437,
+    outputs=10,
     full_precision=Recipe(optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=1e-4), epochs=_EPOCHS, batch_size=64),
     binarized=Recipe(optimizer=Adam(lr=1e-3), epochs=_EPOCHS, batch_size=64),
     source="Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998; scikit-learn's load_digits",

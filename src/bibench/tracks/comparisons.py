@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bibench.records import Results
-from bibench.tracks.relative import Row, ScoreError, algorithms_in, rows_in
+from bibench.tracks.lookup import Row, ScoreError, algorithms_in, rows_in
 from bibench.tracks.statistics import paired_bootstrap
 
 __all__ = ["Comparison", "comparisons", "ties"]
@@ -98,9 +98,9 @@ def _same_seeds(results: Results, row: Row) -> list[dict[str, npt.NDArray[np.flo
     """Predictions (seeds, samples) by algorithm, in groups that have the same seeds."""
     groups: dict[tuple[int, ...], dict[str, npt.NDArray[np.floating]]] = {}
     shape: dict[int, str] = {}
-    for algorithm in algorithms_in(results.plan):
+    for algorithm in algorithms_in(results.main):
         by_seed: dict[int, npt.NDArray[np.floating]] = {}
-        for run in results.plan:
+        for run in results.main:
             if (run.task, run.architecture, run.algorithm) != (*row, algorithm):
                 continue
             record = results.record(run.id)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-__all__ = ["Difference", "Interval", "mean_interval", "paired_bootstrap", "quadratic_mean"]
+__all__ = ["Difference", "Interval", "jackknife_interval", "mean_interval", "paired_bootstrap", "quadratic_mean"]
 
 _COUNTS = 1 << 18  # resample counts held at once: 2 MB of integers, so that counting stays in the processor's cache
 
@@ -80,6 +80,30 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
     half = float(stdtrit(count - 1, (1 + level) / 2)) * std / math.sqrt(count)
     return Interval(mean=mean, std=std, low=mean - half, high=mean + half, count=count)
+
+
+def jackknife_interval(value: float, left_out: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval around an estimate, from the estimates that leave out one unit (such as a seed) each.
+
+    ``value ± t_{n-1} · se`` with ``se = sqrt((n-1)/n · sum (x_i - mean x)^2)``. For a mean of n values this
+    is the interval of `mean_interval`; it also holds for what is no mean, such as a ratio of standard deviations.
+
+    Raises:
+        ValueError: fewer than two units.
+
+    Source: Efron & Tibshirani, 1993, An Introduction to the Bootstrap, equation 11.5.
+
+    >>> low, high = jackknife_interval(91.0, [92.0, 90.0])
+    >>> round(low, 2), round(high, 2)
+    (78.29, 103.71)
+    """
+    count = len(left_out)
+    if count < 2:
+        raise ValueError(f"jackknife_interval needs at least two units to leave out, got {count}")
+    mean = math.fsum(left_out) / count
+    error = math.sqrt((count - 1) / count * math.fsum((item - mean) ** 2 for item in left_out))
+    half = float(stdtrit(count - 1, (1 + level) / 2)) * error
+    return value - half, value + half
 
 
 def paired_bootstrap(

@@ -62,6 +62,31 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, lr=chosen.lr, betas=chosen.betas)
 
 
+def optimize(fabric: Fabric, network: Any, optimizer: Any, batch: Batch, *, task: Task, recipe: Recipe) -> Tensor:
+    """One step of the optimizer on a batch, and what the recipe asks for around it.
+
+    Args:
+        fabric: runs the step on the device, in the recipe's precision.
+        network, optimizer: as ``fabric.setup`` returns them; the network is in training mode.
+        batch: on the device.
+        task: whose loss.
+        recipe: bounds of the gradient and of the latent weights; the learning rate is the optimizer's.
+
+    Returns:
+        The loss before the step, detached, without the terms that the rules add.
+    """
+    optimizer.zero_grad()
+    loss = task.loss(network, batch)
+    extra = penalty(network.module)
+    fabric.backward(loss if extra is None else loss + extra)
+    if recipe.gradient_clip is not None:
+        fabric.clip_gradients(network, optimizer, max_norm=recipe.gradient_clip)
+    optimizer.step()
+    if recipe.latent_clip is not None:
+        clip_latent_(network.module, recipe.latent_clip)
+    return loss.detach()
+
+
 def evaluate(model: nn.Module, task: Task, data: Data, *, batch_size: int, device: torch.device) -> Evaluation:
     """Evaluate on the whole test split, in evaluation mode and without gradients."""
     model.eval()
@@ -112,13 +137,13 @@ def train(
         Diverged: the loss, a weight or a figure on the test split is not finite, or the loss is above `DIVERGED`.
         CheckpointError: the folder's checkpoint can't be used.
     """
-    precision = config.recipe.precision
+    precision = config.known_recipe.precision
     job = _Job(config, model, task, data, folder, checkpoint_seconds, layers)
     if config.devices == 1:
         return _train(Fabric(accelerator=device, devices=1, precision=precision), job, on_progress)
-    if config.recipe.batch_size % config.devices:
+    if config.known_recipe.batch_size % config.devices:
         raise ValueError(
-            f"a batch of {config.recipe.batch_size} samples can't be shared evenly by {config.devices} devices; "
+            f"a batch of {config.known_recipe.batch_size} samples can't be shared evenly by {config.devices} devices; "
             "choose a number that divides it, or another batch_size"
         )
     # Each device is a process of its own with a copy of the job. They leave a checkpoint of the finished training, from
@@ -128,7 +153,7 @@ def train(
     diverged = several.launch(partial(_train_part, job=job, threads=threads))
     if diverged is None:
         return _train(Fabric(accelerator=device, devices=1, precision=precision), job, on_progress)
-    state = load_state(folder, config.id, model, make_optimizer(model, config.recipe)) or State(run=config.id)
+    state = load_state(folder, config.id, model, make_optimizer(model, config.known_recipe)) or State(run=config.id)
     raise Diverged(diverged, state)
 
 
@@ -173,7 +198,7 @@ def _mean(fabric: Fabric, value: Tensor) -> float:
 
 def _train(fabric: Fabric, job: _Job, on_progress: Callable[[float], None]) -> Trained:
     config, model, task, data, folder = job.config, job.model, job.task, job.data, job.folder
-    recipe = config.recipe
+    recipe = config.known_recipe
     plain_optimizer = make_optimizer(model, recipe)
     network, optimizer = fabric.setup(model, plain_optimizer)
     state = load_state(folder, config.id, model, plain_optimizer) or State(run=config.id)
@@ -209,16 +234,7 @@ def _train(fabric: Fabric, job: _Job, on_progress: Callable[[float], None]) -> T
                 done = epoch * steps + step
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.learning_rate(done / (epochs * steps))
-                optimizer.zero_grad()
-                loss = task.loss(network, _part(fabric, batch))
-                extra = penalty(model)
-                fabric.backward(loss if extra is None else loss + extra)
-                if recipe.gradient_clip is not None:
-                    fabric.clip_gradients(network, optimizer, max_norm=recipe.gradient_clip)
-                optimizer.step()
-                if recipe.latent_clip is not None:
-                    clip_latent_(model, recipe.latent_clip)
-                total += loss.detach()
+                total += optimize(fabric, network, optimizer, _part(fabric, batch), task=task, recipe=recipe)
                 on_progress((done + 1) / (epochs * steps))
             mean_loss = _mean(fabric, total) / steps
             _check(model, mean_loss, state)

@@ -1,0 +1,11 @@
+"""The command line: the only place where strings become objects."""
+
+from bibench.cli import run, show
+from bibench.cli.app import app
+
+__all__ = ["app", "main", "run", "show"]
+
+
+def main() -> None:
+    """The command ``bibench``."""
+    app()

@@ -1,0 +1,110 @@
+"""What every command shares: the application, its consoles, and how errors end."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bibench import __version__, registry
+from bibench.bench.benchmark import score_store
+from bibench.bench.plan import PlanError
+from bibench.bench.store import Store, StoreError
+from bibench.bench.suite import SuiteError
+from bibench.nn import AlgorithmError, BinarizeError
+from bibench.records import RecordError
+from bibench.report import Meta, print_tables, write_report
+from bibench.tasks.base import DataError
+from bibench.tracks import ScoreError
+from bibench.tracks.comparisons import comparisons
+from bibench.training import CheckpointError
+
+__all__ = ["SOME_FAILED", "JsonOption", "app", "clear_errors", "counted", "err", "out", "say", "write_page"]
+
+WRONG_INPUT = 2
+SOME_FAILED = 1
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Benchmark, train and ship neural networks whose weights and activations are single bits.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_BAD_INPUT = (
+    AlgorithmError,
+    BinarizeError,
+    CheckpointError,
+    DataError,
+    PlanError,
+    RecordError,
+    ScoreError,
+    StoreError,
+    SuiteError,
+    registry.UnknownName,
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn what went wrong into one message and an exit status."""
+    try:
+        yield
+    except _BAD_INPUT as error:
+        err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(WRONG_INPUT) from error
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        advice = "; free some space and run the same command again: nothing finished is lost"
+        full = advice if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        err.print(f"error: {error.strerror or error}{where}{full}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(SOME_FAILED) from error
+    except KeyboardInterrupt as error:
+        err.print("stopped; what is finished is kept: run the same command again to continue", style="yellow")
+        raise typer.Exit(INTERRUPTED) from error
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+def say(text: str) -> None:
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def write_page(store: Store, *, show: bool = True) -> Path:
+    """Score a store, print the tables and write its report."""
+    suite = store.suite()
+    results, scores, tracks = score_store(store)
+    found = comparisons(results)
+    if show:
+        print_tables(results, scores, found, out)
+    path = store.root / "report.html"
+    meta = Meta(suite=str(suite.get("name")), tracks=tracks, description=str(suite.get("description") or ""))
+    write_report(path, results, scores, found, store.epochs, meta)
+    return path

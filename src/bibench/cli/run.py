@@ -1,0 +1,249 @@
+"""Commands that run something: a suite, or a single network."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bibench import registry
+from bibench.bench.benchmark import choose_device, default_jobs, run_suite
+from bibench.bench.plan import PlanError, parse_only
+from bibench.bench.store import Store
+from bibench.bench.suite import AlgorithmEntry, Suite, TaskEntry, load_suite, seeds_up_to
+from bibench.bench.worker import Outcome, Settings
+from bibench.cli.app import SOME_FAILED, app, clear_errors, counted, say, write_page
+from bibench.cli.app import out as console
+from bibench.display import Display
+from bibench.nn import resolve
+from bibench.records import Record
+from bibench.report.summary import duration
+
+__all__ = ["run", "train"]
+
+OutOption = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the data sets' original files.")]
+SubsetOption = Annotated[
+    bool, typer.Option("--allow-subset", help="Accept a part of a data set; the results will say so.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=1, max=os.cpu_count() or 1, help="Threads of each run on a CPU.")
+]
+EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs in place of every recipe's own.")]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", help="Full-precision weights (safetensors) to start from, instead of training any."),
+]
+LayersOption = Annotated[
+    bool, typer.Option("--layer-statistics", help="Record flip rate, sign balance and dead weights by layer and epoch.")
+]
+CheckpointSecondsOption = Annotated[
+    float, typer.Option("--checkpoint-seconds", min=0, help="A run is saved after an epoch if this long has passed.")
+]
+DevicesOption = Annotated[
+    int, typer.Option("--devices", min=1, help="GPUs of each run, or processes on a CPU; they share each batch.")
+]
+
+
+def _seeds(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise PlanError(f"--seeds {text}: expected how many, such as 3, or which, such as 0,2,5") from error
+    if "," not in text:
+        try:
+            seeds = seeds_up_to(seeds[0])
+        except ValueError as error:
+            raise PlanError(f"--seeds {text}: {error}") from error
+    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        raise PlanError(f"--seeds {text}: expected at least one, none negative, each once")
+    return seeds
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help="Name of a shipped suite, or path of a YAML file.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the results [default: results/SUITE].")] = None,
+    data: DataOption = None,
+    device: DeviceOption = "auto",
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Runs at a time [default: one a core; 1 on a GPU].")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="How many (3), or which (0,2,5).")] = None,
+    epochs: EpochsOption = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", help="KEY=VALUE: task, architecture, algorithm, seed or setting; can be given several times."
+        ),
+    ] = None,
+    algorithm: Annotated[
+        list[str] | None,
+        typer.Option("--algorithm", help="One more algorithm, beside the suite's; can be given several times."),
+    ] = None,
+    missing: Annotated[
+        str | None, typer.Option("--missing", help="Only the runs that would complete this metric, such as om_task.")
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    allow_subset: SubsetOption = False,
+    threads: ThreadsOption = 1,
+    devices: DevicesOption = 1,
+    layer_statistics: LayersOption = False,
+    checkpoint_seconds: CheckpointSecondsOption = 10.0,
+) -> None:
+    """Run a suite, or go on with it; then print its scores and write report.html."""
+    with clear_errors():
+        loaded = load_suite(suite)
+        chosen = _seeds(seeds)
+        if chosen is not None:
+            loaded = loaded.model_copy(update={"seeds": chosen})
+        loaded = _with_algorithms(loaded, algorithm or [])
+        settings = Settings(
+            out=out or Path("results") / loaded.name,
+            data=data,
+            allow_subset=allow_subset,
+            device=choose_device(device),
+            threads=threads,
+            checkpoint=checkpoint,
+            layers=layer_statistics,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        _run(loaded, settings, jobs=jobs, epochs=epochs, only=only or [], missing=missing, devices=devices)
+
+
+def _with_algorithms(suite: Suite, names: Sequence[str]) -> Suite:
+    """The suite with more algorithms, by their registry names."""
+    present = {entry.title for entry in suite.algorithms}
+    added = tuple(AlgorithmEntry(name=name) for name in dict.fromkeys(names) if name not in present)
+    for entry in added:
+        resolve(entry.name)
+    others = tuple(entry for entry in suite.on_request if entry.title not in names)
+    return suite.model_copy(update={"algorithms": suite.algorithms + added, "on_request": others})
+
+
+@app.command()
+def train(
+    task: Annotated[str, typer.Option("--task", help="See: bibench list tasks.")],
+    arch: Annotated[str, typer.Option("--arch", help="See: bibench list architectures.")],
+    algorithm: Annotated[
+        str, typer.Option("--algorithm", help="See: bibench list algorithms; fp32 for full precision.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the results [default: results/TASK-ARCH-ALGORITHM].")
+    ] = None,
+    data: DataOption = None,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    epochs: EpochsOption = None,
+    method: Annotated[str, typer.Option("--method", help="fine_tune or from_scratch.")] = "fine_tune",
+    checkpoint: CheckpointOption = None,
+    allow_subset: SubsetOption = False,
+    threads: ThreadsOption = 1,
+    devices: DevicesOption = 1,
+    layer_statistics: LayersOption = False,
+    checkpoint_seconds: CheckpointSecondsOption = 10.0,
+) -> None:
+    """Train one network; a binarized one after the full-precision one that it starts from."""
+    with clear_errors():
+        if method not in ("fine_tune", "from_scratch"):
+            raise PlanError(f"--method {method}: expected fine_tune or from_scratch")
+        found, network = registry.get("tasks", task), registry.get("architectures", arch)
+        if network.modality != found.modality:
+            raise PlanError(
+                f"--arch {arch} takes {network.modality} inputs, task '{task}' has {found.modality} inputs "
+                f"(its architectures: {', '.join(found.architectures)})"
+            )
+        if algorithm != "fp32":
+            resolve(algorithm)
+        name = f"{task}-{arch}-{algorithm}"
+        suite = Suite(
+            name=name,
+            tasks=(TaskEntry(task=task, architectures=(arch,)),),
+            algorithms=() if algorithm == "fp32" else (AlgorithmEntry(name=algorithm),),
+            seeds=(seed,),
+            method=method,
+        )
+        settings = Settings(
+            out=out or Path("results") / name,
+            data=data,
+            allow_subset=allow_subset,
+            device=choose_device(device),
+            threads=threads,
+            checkpoint=checkpoint,
+            layers=layer_statistics,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        _run(suite, settings, jobs=1, epochs=epochs, only=[], devices=devices)
+
+
+def _run(
+    suite: Suite,
+    settings: Settings,
+    *,
+    jobs: int | None,
+    epochs: int | None,
+    only: Sequence[str],
+    devices: int,
+    missing: str | None = None,
+) -> None:
+    signal.signal(signal.SIGTERM, _interrupt)
+    start = time.monotonic()
+    display: Display | None = None
+
+    def listener(todo: list[Any]) -> Display:
+        nonlocal display
+        display = Display(todo, console)
+        if todo:
+            say(f"{suite.name}: {counted(len(todo), 'run')} to do on {settings.device}, results in {settings.out}")
+        return display.__enter__()
+
+    try:
+        runs, outcomes = run_suite(
+            suite,
+            settings,
+            jobs=jobs or default_jobs(settings.device),
+            listener=listener,
+            epochs=epochs,
+            only=parse_only(only),
+            missing=missing,
+            devices=devices,
+        )
+    finally:
+        if display is not None:
+            display.__exit__()
+    store = Store.open(settings.out)
+    path = write_page(store)
+    records = {run.id: store.record(run.id) for run in runs}
+    say(f"{_summary(records, outcomes, time.monotonic() - start)}; report: {path}")
+    if any(record is None or record.status != "ok" for record in records.values()):
+        raise typer.Exit(SOME_FAILED)
+
+
+def _summary(records: Mapping[str, Record | None], outcomes: Sequence[Outcome], seconds: float) -> str:
+    """What became of the runs that were asked for, in one sentence."""
+    attempted = {outcome.run.id for outcome in outcomes}
+    before = [record for run_id, record in records.items() if run_id not in attempted and record is not None]
+    failed = sum(record.status == "failed" for record in before)
+    earlier = f"{len(before)} finished before" + (f" ({failed} of them failed)" if failed else "")
+    if len(before) == len(records):
+        return f"nothing to do: {counted(len(records), 'run')} asked for, {earlier}"
+    bad = sum(outcome.status != "ok" for outcome in outcomes)
+    left = len(records) - len(before) - len(outcomes)
+    return (
+        f"{counted(len(outcomes), 'run')} in {duration(seconds)}"
+        + (f", {bad} not ok" if bad else "")
+        + (f", {left} not started" if left else "")
+        + (f", {earlier}" if before else "")
+    )
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
