@@ -39,6 +39,12 @@ def shared() -> Path:
     return _folder("BIBENCH_TEST_SHARED", "the papers' published figures")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep tests, and the commands that they start, out of the user's cache."""
+    os.environ["BIBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

@@ -90,7 +90,7 @@ def test_is_registered_under_its_name(architecture):
         (resnet20, (3, 32, 32), 10, 272_474),  # 0.27 M in He et al., table 6, and the two projections
         (vgg_small, (3, 32, 32), 10, 4_660_106),  # 4,574,592 in convolutions, 3,584 in BN, 81,930 in the classifier
         (digits_mlp, (1, 8, 8), 10, 151_562),  # 64·256 + 2·256² in linear layers, 3·512 in BN, 2,570 in the classifier
-        (digits_transformer, (1, 8, 8), 10, 68_810),  # 2·33,472 in blocks, 576 + 512 before them, 128 + 650 after them
+        (digits_transformer, (1, 8, 8), 10, 35_338),  # 33,472 in the block, 576 + 512 before them, 128 + 650 after them
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -201,15 +201,14 @@ def test_small_networks_learn_the_digits_by_the_usual_recipe(architecture, algor
         (
             digits_transformer,
             [
-                f"blocks.{block}.{layer}"
-                for block in (0, 1)
+                f"block.{layer}"
                 for layer in (
                     *(f"attention.{name}" for name in ("query", "key", "value", "out")),
                     "feedforward.0",
                     "feedforward.2",
                 )
             ],
-            ["blocks.0.feedforward.1", "blocks.1.feedforward.1"],
+            ["block.feedforward.1"],
         ),
     ],
     ids=lambda value: getattr(value, "name", ""),
@@ -225,7 +224,7 @@ def test_all_hidden_linear_layers_are_binarized_by_every_algorithm(architecture,
 
 
 def test_attention_is_torchs():
-    attention = digits_transformer.build((1, 8, 8), 10).blocks[0].attention
+    attention = digits_transformer.build((1, 8, 8), 10).block.attention
     torchs = nn.MultiheadAttention(64, 4, batch_first=True)
     parts = (attention.query, attention.key, attention.value)
     torchs.in_proj_weight.data = torch.cat([part.weight for part in parts]).detach()

@@ -24,7 +24,7 @@ from bibench.algorithms.pact import pact
 from bibench.algorithms.xnor import xnor
 from bibench.models import image
 from bibench.nn import BinarizeError, BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryLinear, BinaryMatmul
-from bibench.nn.operations import count_operations
+from bibench.nn.operations import _recurrent, count_operations
 
 PAPER = ["bnn", "xnor", "dorefa", "bireal", "xnorpp", "reactnet", "recu", "fda"]
 PUBLISHED = {  # BiBench, table 3: speedup, compression
@@ -389,7 +389,7 @@ def by_hooks(model, example):
         ("vgg_small", (3, 32, 32), 0),
         ("mobilenet_v2", (3, 64, 64), 0),
         ("digits_mlp", (1, 8, 8), 0),
-        ("digits_transformer", (3, 12, 10), 2 * 2 * 2 * 12 * 12 * 64),  # samples, blocks, products, tokens, width
+        ("digits_transformer", (3, 12, 10), 2 * 2 * 12 * 12 * 64),  # samples, products, tokens, width
     ],
 )
 @pytest.mark.parametrize("binary", [False, True], ids=["full", "binary"])
@@ -559,6 +559,12 @@ def test_attention_counts_under_the_module_that_does_it(mask):
     assert {row.name: row.kept_operations for row in found.layers} == {"0": 3 * 2 * 25 * 8, "0.query": 3 * 5 * 64}
     # Each of the two products reads two operands and writes a result: on every device, whatever kernel it has.
     assert rows(found)["0"].memory_traffic == 4 * 3 * (4 * 5 * 8 + 2 * 25)
+
+
+def test_biases_of_a_fused_recurrent_layer_are_no_product():
+    """As cuDNN takes them: all matrices and biases in one list, and a packed sequence without its batch dimension."""
+    weights = [(20, 4), (20, 5), (20,), (20,)]
+    assert _recurrent((7, 3, 4), weights) == _recurrent((21, 4), weights) == 2 * 21 * 20 * (4 + 5)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

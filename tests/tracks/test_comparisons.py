@@ -67,6 +67,17 @@ def test_failed_runs_and_runs_without_predictions_are_left_out() -> None:
     assert comparisons(Results(plan=whole.plan, records=whole.records)) == []
 
 
+def test_runs_of_a_sensitivity_grid_are_no_seeds_of_the_main_ones() -> None:
+    whole = made({("bnn", 0): 100, ("fda", 0): 120})
+    grid = [run_config("t", "a", name, main=False, setting="s", padding_value=1) for name in ("bnn", "fda")]
+    predictions = {run.id: whole.predictions(run.id) for run in whole.plan} | {
+        run.id: np.full(200, run.algorithm == "bnn", np.float32) for run in grid
+    }
+    records = [*whole.records, *(ok_record(run, 50.0) for run in grid)]
+    both = Results(plan=[*whole.plan, *grid], records=records, predictions=predictions.get)
+    assert comparisons(both, resamples=100) == comparisons(whole, resamples=100)
+
+
 def test_different_test_sets_cannot_be_paired() -> None:
     one = made({("bnn", 0): 100, ("fda", 0): 120})
     first, second = (run.id for run in one.plan)

@@ -137,6 +137,9 @@ def test_without_any_gap_a_score_fails_and_says_why() -> None:
     assert found["relative_mce"].value == 0.0
 
 
+NONE = "the reference, full precision, has none of these errors under any corruption"
+
+
 @pytest.mark.parametrize("gap", [0.0, -5.0])
 def test_no_mean_gap_is_divided_by_unless_above_zero(gap: float) -> None:
     for changed in ("fp32", "bnn"):
@@ -149,9 +152,21 @@ def test_no_mean_gap_is_divided_by_unless_above_zero(gap: float) -> None:
         relative = found["relative_mce"]
         if changed == "fp32":
             assert relative.status == "failed"
-            assert relative.missing == ("seed 0: full precision has no gap under fog on img a",)
+            assert relative.missing == (f"seed 0: {NONE}",)
         else:
             assert relative.value == pytest.approx(100 * 2 * gap / 30)
+
+
+def test_types_under_which_the_reference_has_no_errors_are_left_out_and_counted() -> None:
+    scores = {
+        ("img", "a", "fp32", 0): (90.0, {("fog", 1): 100.0, ("snow", 1): 80.0}),
+        ("img", "a", "bnn", 0): (80.0, {("fog", 1): 70.0, ("snow", 1): 60.0}),
+    }
+    found = by_metric(corruption_robustness.score(made(scores)))
+    assert found["mce"].value == pytest.approx(200.0)  # snow alone: 40/20
+    assert found["relative_mce"].value == pytest.approx(200.0)  # 20/10
+    why = "left out: the reference, full precision, has none of these errors there"
+    assert [found[name].note for name in ("mce", "relative_mce")] == [f"1 of 2 corruption types {why}"] * 2
 
 
 def test_a_reference_without_errors_has_no_corruption_error() -> None:
@@ -160,7 +175,7 @@ def test_a_reference_without_errors_has_no_corruption_error() -> None:
         ("img", "a", "bnn", 0): (90.0, {("fog", 1): 80.0}),
     }
     found = by_metric(corruption_robustness.score(made(scores)))["mce"]
-    assert (found.status, found.missing) == ("failed", ("seed 0: full precision has no error under fog on img a",))
+    assert (found.status, found.missing) == ("failed", (f"seed 0: {NONE}",))
 
 
 TWO_SEEDS = {

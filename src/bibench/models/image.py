@@ -207,7 +207,7 @@ class _Block(nn.Module):
 
 
 class _Transformer(nn.Module):
-    """An image's rows as tokens, linear embedding plus learned positions, blocks, the tokens' mean, a classifier."""
+    """An image's rows as tokens, linear embedding plus learned positions, a block, the tokens' mean, a classifier."""
 
     def __init__(self, features: int, tokens: int, outputs: int, *, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -215,13 +215,13 @@ class _Transformer(nn.Module):
         # As large as what they are added to: with the usual 0.02 the tokens' mean hardly knows where anything is, and a
         # short training ends before it has learned it.
         self.positions = nn.Parameter(torch.randn(tokens, width))
-        self.blocks = nn.Sequential(*(_Block(width, heads, hidden) for _ in range(2)))
+        self.block = _Block(width, heads, hidden)
         self.norm = nn.LayerNorm(width)
         self.fc = nn.Linear(width, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         rows = images.transpose(1, 2).flatten(2)  # (N, height, channels · width)
-        tokens = self.blocks(self.embedding(rows) + self.positions)
+        tokens = self.block(self.embedding(rows) + self.positions)
         logits: Tensor = self.fc(self.norm(tokens).mean(dim=1))
         return logits
 
@@ -358,11 +358,11 @@ digits_transformer = Architecture(
     source="this package: a small encoder after Dosovitskiy et al., ViT, ICLR 2021, with norms before each part (Xiong "
     "et al., On Layer Normalization in the Transformer Architecture, ICML 2020), ReLU, and the tokens' mean",
 )
-"""Two encoder blocks of width 64 with 4 heads and 128 hidden units over the image's rows, and a linear classifier.
+"""One encoder block of width 64 with 4 heads and 128 hidden units over the image's rows, and a linear classifier.
 
 Query, key, value, output and feed-forward are linear layers, which ``bibench.binarize`` replaces. The attention's two
 products and its softmax stay in full precision: binarized attention (bi-attention) is not part of this network.
 
->>> digits_transformer.build((1, 8, 8), 10).blocks[0].attention.query
+>>> digits_transformer.build((1, 8, 8), 10).block.attention.query
 Linear(in_features=64, out_features=64, bias=True)
 """

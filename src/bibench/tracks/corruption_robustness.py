@@ -38,7 +38,8 @@ def _measure(run: FinishedRun) -> list[Figure]:
         return []
     figures = []
     metric = run.task.metric
-    batch_size = run.config.known_recipe.batch_size
+    # Without gradients there is room for more, and small networks spend most of their time between batches.
+    batch_size = max(run.config.known_recipe.batch_size, 512)
     for corruption in run.measuring.corruptions or CORRUPTIONS:
         for severity in run.measuring.severities:
             corrupted = run.data.corrupted(corruption, severity)
@@ -104,7 +105,8 @@ def _score(results: Results, mode: Mode = "literal") -> list[Score]:
     - ``mean_gap`` in percent points: mean ``G_bi``.
     - ``mce`` in percent (equation 31): mean over corruption types and networks of the binarized network's errors,
       summed over severities, over those of the reference network, which is its full-precision partner.
-    - ``relative_mce`` in percent: the same of gaps in the place of errors.
+    - ``relative_mce`` in percent: the same of gaps in the place of errors. Types under which the reference has no
+      errors (no gap) are left out and counted, in both.
 
     Statuses, seeds and errors as in :func:`bibench.tracks.relative.relative_scores`. A task without images is left out,
     as soon as one of its runs has shown that there are none.
@@ -181,8 +183,8 @@ def _scores_of(lookup: Lookup, algorithm: str, mode: Mode, with_images: Mapping[
         *(of_task(task) for task in lacks if any(found and row[0] == task for row, found in with_images.items())),
         score("gap_ratio", _gap_ratio, "percent"),
         score("mean_gap", lambda own: sum(cell.gap for cell in own) / len(own), "points"),
-        score("mce", _mce, "percent"),
-        score("relative_mce", _relative_mce, "percent"),
+        score("mce", lambda own: _mean_error_ratio(own, _errors), "percent", note=_types_left_out(cells, _errors)),
+        score("relative_mce", lambda own: _mean_error_ratio(own, _gaps), "percent", note=_types_left_out(cells, _gaps)),
         score("om_robust", ratio_of, "percent", note=_left_out([cell for own in cells.values() for cell in own])),
     ]
 
@@ -295,29 +297,41 @@ def _gap_ratio(cells: Sequence[_Cell]) -> float | Lack:
     return 100 * found
 
 
-def _mce(cells: Sequence[_Cell]) -> float | Lack:
-    return _mean_error_ratio(cells, lambda cell: (100 - cell.binarized, 100 - cell.full), "error")
+_Errors = Callable[[_Cell], tuple[float, float]]
+"""A cell's errors: of the binarized network and of the reference."""
 
 
-def _relative_mce(cells: Sequence[_Cell]) -> float | Lack:
-    return _mean_error_ratio(cells, lambda cell: (cell.gap, cell.full_gap), "gap")
+def _errors(cell: _Cell) -> tuple[float, float]:
+    return 100 - cell.binarized, 100 - cell.full
 
 
-def _mean_error_ratio(
-    cells: Sequence[_Cell], errors: Callable[[_Cell], tuple[float, float]], what: str
-) -> float | Lack:
+def _gaps(cell: _Cell) -> tuple[float, float]:
+    return cell.gap, cell.full_gap
+
+
+def _error_ratios(cells: Sequence[_Cell], errors: _Errors) -> list[float | None]:
+    """Summed errors over the reference's, for each corruption type of each row; None where the reference has none."""
     sums: dict[tuple[str, str, str], tuple[float, float]] = {}
     for cell in cells:
         own, reference = errors(cell)
         key = (cell.corruption, cell.task, cell.architecture)
         before = sums.get(key, (0.0, 0.0))
         sums[key] = (before[0] + own, before[1] + reference)
-    ratios = {key: ratio(own, reference) for key, (own, reference) in sums.items()}
-    numbers = [found for found in ratios.values() if found is not None]
-    if len(numbers) < len(ratios):
-        corruption, task, architecture = next(key for key, found in ratios.items() if found is None)
-        return Lack(f"full precision has no {what} under {corruption} on {task} {architecture}", "failed")
+    return [ratio(own, reference) for own, reference in sums.values()]
+
+
+def _mean_error_ratio(cells: Sequence[_Cell], errors: _Errors) -> float | Lack:
+    numbers = [found for found in _error_ratios(cells, errors) if found is not None]
+    if not numbers:
+        return Lack("the reference, full precision, has none of these errors under any corruption", "failed")
     return 100 * sum(numbers) / len(numbers)
+
+
+def _types_left_out(cells: Mapping[int, Sequence[_Cell]], errors: _Errors) -> str:
+    ratios = [found for own in cells.values() for found in _error_ratios(own, errors)]
+    count = sum(found is None for found in ratios)
+    what = "the reference, full precision, has none of these errors there"
+    return f"{count} of {len(ratios)} corruption types left out: {what}" if count else ""
 
 
 corruption_robustness = Track(
