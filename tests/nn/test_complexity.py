@@ -573,6 +573,10 @@ def test_flex_attention_counts():
         def forward(self, x):
             return flex_attention(x, x, x)
 
+    if torch.__version__.startswith("2.9."):  # whose flex attention runs under no mode that watches operations
+        with pytest.raises(BinarizeError, match="flex_attention"):
+            complexity(Attention(), torch.randn(2, 1, 32, 16))
+        return
     row = only(complexity(Attention(), torch.randn(2, 1, 32, 16)))
     assert row.kept_operations == 2 * 2 * 32 * 32 * 16
 
