@@ -100,7 +100,13 @@ def content(folder: Path) -> dict[str, Any]:
     for record in Store(folder).records():
         path = folder / "runs" / record.id
         found[record.id] = (record.status, record.reason, untimed(record), record.data)
-        for name in ("model.safetensors", "predictions.safetensors", "epochs.csv", "layers.csv"):
+        for name in (
+            "model.safetensors",
+            "optimizer.safetensors",
+            "predictions.safetensors",
+            "epochs.csv",
+            "layers.csv",
+        ):
             if (path / name).exists():
                 found[f"{record.id}/{name}"] = (path / name).read_bytes()
     return found

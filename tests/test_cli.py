@@ -1,6 +1,7 @@
 """The command line: exit statuses, names that scripts rely on, and messages."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pty
@@ -12,10 +13,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bibench import __version__
+from bibench import __version__, registry
 from bibench.bench.store import Store
 from bibench.bench.suite import shipped_suites
 from bibench.cli import app
+from bibench.tasks.movielens import movielens
 from bibench.training import save_weights
 from small_runs import bibench, command, suite_file, untimed
 
@@ -123,7 +125,7 @@ def test_list(kind):
     names = [row["name"] for row in json.loads(call("list", kind, "--json").stdout)]
     expected = {
         "algorithms": PAPER,
-        "architectures": ["resnet18", "resnet20", "resnet34", "vgg_small", "mobilenet_v2", "digits_cnn"],
+        "architectures": ["resnet18", "resnet20", "resnet20e", "resnet34", "resnet34e", "vgg16", "vgg_small"],
         "tasks": ["digits", "cifar10", "imagenet"],
         "tracks": TRACKS,
         "suites": shipped_suites(),
@@ -138,10 +140,11 @@ def test_list(kind):
 def test_validate(suite):
     assert call("validate", suite, "--no-estimate").stdout.splitlines() == [
         "small: valid, 3 runs (1 in full precision), 3 epochs together",
-        "  networks:   digits/digits_cnn",
+        "  networks:   1",
+        "    digits/digits_cnn: 3 runs",
         "  algorithms: bnn, recu",
         "  seeds:      0",
-        "  shared:     2 runs start from 1 full-precision checkpoints",
+        "  shared:     2 runs start from 1 full-precision checkpoint",
     ]
     assert "on request: pact" in call("validate", "quick", "--no-estimate").stdout
 
@@ -161,6 +164,20 @@ def test_the_paper_suite_says_what_it_shares_and_what_awaits_its_task():
     assert "9 runs of the sensitivity grid count in the other tracks too" in text
     assert "352 runs start from 9 full-precision checkpoints" in text
     assert "    glue_cola: bert_tiny4, bert_tiny6, bert_base, 27 runs (Table 9, GLUE)" in text
+    lines = text.splitlines()
+    start = lines.index("  networks:   5")
+    assert lines[start + 1 : start + 6] == [
+        "    cifar10/resnet18: 360 runs",
+        "    cifar10/resnet20: 9 runs",
+        "    cifar10/resnet34: 9 runs",
+        "    cifar10/vgg_small: 9 runs",
+        "    imagenet/resnet18: 9 runs",
+    ]
+    assert "  awaiting:   288 runs of tasks that are not built yet, and what hardware_inference measures" in lines
+    assert (
+        "    hardware_inference: resnet18, resnet34, vgg_small on cifar10, of the runs above "
+        "(Tables 14 to 17, 14 devices with Larq and daBNN: waits for deployment)"
+    ) in lines
 
 
 def test_published_scores():
@@ -194,11 +211,54 @@ def test_compare(done):
 def test_complexity():
     text = call("complexity", "resnet18", "--algorithm", "reactnet").stdout
     assert "layer1.0.conv1" in text
+    total = next(line for line in text.splitlines() if line.startswith("total"))
+    assert "1,814,073,344" in total.split()  # of one input
     content = json.loads(call("complexity", "resnet18", "--counting", "paper", "--json").stdout)
+    assert content["operations"] == 1_814_073_344
     assert content["compression"] == pytest.approx(13.27, abs=0.05)
     assert content["speedup"] == pytest.approx(12.60, abs=0.15)
     other = call("complexity", "torchvision.models:squeezenet1_1", "--input", "3,64,64", "--algorithm", "fp32")
     assert "classifier.1" in other.stdout
+
+
+def test_complexity_with_the_input_and_outputs_of_a_task(monkeypatch):
+    content = json.loads(call("complexity", "ncf", "--task", "movielens", "--json").stdout)
+    # (138,493 + 26,744) · 2 · (64 + 128) in the embeddings, without a product; the perceptron and the layer over both
+    assert content["operations"] == 256 * 256 + 256 * 128 + 128 * 64 + 128
+    assert content["parameters"] == 31_725_504 + 107_328 + 129
+    images = json.loads(call("complexity", "resnet20", "--task", "cifar10", "--json").stdout)
+    assert images == json.loads(call("complexity", "resnet20", "--input", "3,32,32", "--outputs", 10, "--json").stdout)
+    own = call("complexity", "torchvision.models:squeezenet1_1", "--task", "cifar10", "--algorithm", "fp32")
+    assert "classifier.1" in own.stdout
+    assert refused("complexity", "ncf", "--task", "movielens", "--input", "2") == (
+        "--task movielens has an input and outputs of its own; leave out --input and --outputs, or --task"
+    )
+    assert "did you mean 'movielens'?" in refused("complexity", "ncf", "--task", "movielense")
+    assert refused("complexity", "resnet18", "--task", "movielens") == (
+        "architecture 'resnet18' takes image inputs, task 'movielens' has ratings inputs; choose another of the two"
+    )
+    unknown = dataclasses.replace(movielens, outputs=None)
+    get = registry.get
+    monkeypatch.setattr(registry, "get", lambda kind, name: unknown if name == "movielens" else get(kind, name))
+    assert refused("complexity", "ncf", "--task", "movielens") == (
+        "--task movielens: the task doesn't say its outputs without its data; give --input and --outputs instead"
+    )
+
+
+def test_a_model_that_cannot_be_built_or_run_is_said_with_what_to_give():
+    text = refused("complexity", "ncf")
+    assert text.startswith("ncf can't be built for --input 3,224,224 and --outputs 1000 (ncf takes pairs of a user")
+    assert text.endswith("; give --task NAME of a task with ratings inputs, or --input and --outputs that fit")
+    assert refused("complexity", "resnet18", "--input", "64").startswith("resnet18 can't be built for --input 64 and")
+    for algorithm in ("fp32", "bnn"):
+        model = ("complexity", "torchvision.models:squeezenet1_1", "--algorithm", algorithm)
+        text = refused(*model, "--input", "3,4,4")
+        assert text.startswith("torchvision.models:squeezenet1_1 doesn't run on --input 3,4,4 (Given input size")
+        assert text.endswith("; give --input the sizes that it takes, or --task NAME of a task that it is for")
+        assert refused(*model, "--task", "movielens").startswith(
+            "torchvision.models:squeezenet1_1 doesn't run on the input of --task movielens ("
+        )
+    assert "no running event loop" in refused("complexity", "asyncio:get_running_loop")
 
 
 def test_missing(folder, suite):
@@ -208,6 +268,8 @@ def test_missing(folder, suite):
     assert [run["algorithm"] for run in plan] == ["fp32", "bnn"]
     text = call("run", suite, "--out", out, "--only", "algorithm=bnn", "--missing", "om_task", "--jobs", 1).stdout
     assert "nothing to do" in text
+    # Nothing can measure it yet, so nothing would complete it.
+    assert "nothing to do" in call("run", suite, "--out", out, "--missing", "om_infer", "--jobs", 1).stdout
 
 
 def test_version():
@@ -238,6 +300,90 @@ def test_train_trains_one_network_and_the_one_that_it_starts_from(folder):
     assert "nothing to do" in call(*arguments, "--seed", 4).stdout
     message = refused(*arguments, "--seed", 4, "--method", "from_scratch")
     assert "method was" in message
+
+
+PARTIAL = ("train", "--task", "digits", "--arch", "digits_cnn", "--algorithm", "bnn", "--method", "partial_pretraining")
+
+
+def test_train_by_partial_pretraining(folder):
+    out = folder / "partial"
+    shown = call(*PARTIAL, "--steps", 40, "--share", 0.25, "--out", out).stdout
+    assert "2 runs to do" in shown
+    assert re.search(r"^\[1/2\] ok     digits digits_cnn fp32 seed 0 10 steps: ", shown, re.MULTILINE)
+    assert re.search(r"^\[2/2\] ok     digits digits_cnn bnn seed 0: ", shown, re.MULTILINE)
+    first, second = Store(out).plan()
+    assert [run.method for run in (first, second)] == ["full_precision", "partial_pretraining"]
+    assert [run.recipe.steps for run in (first, second)] == [10, 30]
+    assert (second.parent, second.share, first.main) == (first.id, 0.25, False)
+    assert len(Store(out).records()) == 2
+    assert "nothing to do" in call(*PARTIAL, "--steps", 40, "--share", 0.25, "--out", out).stdout
+    assert "(share was 0.25, is null)" in refused(*PARTIAL, "--steps", 40, "--out", out)
+    assert "seconds was null, is 5.0, steps was 40, is null" in refused(
+        *PARTIAL, "--seconds", 5, "--share", 0.25, "--out", out
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--share", 1.5), "--share 1.5: expected a number from 0 to below 1, such as 0.5"),
+        (("--share", 1), "--share 1: expected a number from 0 to below 1, such as 0.5"),
+        (("--share=-0.5",), "--share -0.5: expected a number from 0 to below 1, such as 0.5"),
+        (("--share", "nan"), "--share nan: expected a number from 0 to below 1, such as 0.5"),
+        (
+            ("--method", "nonsense"),
+            "--method nonsense: expected fine_tune or from_scratch or partial_pretraining",
+        ),
+        (("--optimizer-state", "x"), "--optimizer-state x: expected reset or keep"),
+        (
+            ("--optimizer-state", "keep"),
+            "optimizer_state is 'keep', but task 'digits' has sgd in full precision and adam binarized; give both the "
+            "same optimizer, or choose 'reset'",
+        ),
+        (("--steps", 4, "--epochs", 3), "a budget is in epochs, steps or seconds; found epochs and steps"),
+        (("--steps", 4, "--seconds", 3), "a budget is in epochs, steps or seconds; found steps and seconds"),
+        (
+            ("--steps", 1),
+            "digits digits_cnn: a budget of 1 is too short for a share of 0.5 in full precision: one of the two parts "
+            "would have nothing; give a larger budget, or one in steps",
+        ),
+        (("--seconds", 0), r"--seconds 0: digits digits_cnn fp32: the budget of 0 s is shorter than one iteration"),
+    ],
+    ids=lambda value: "".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_partial_pretraining_that_cannot_be_is_one_message(folder, arguments, message):
+    assert refused(*PARTIAL, "--out", folder / "no", *arguments).startswith(message)
+    assert not (folder / "no").exists()
+
+
+def test_partial_pretraining_and_weights_of_ones_own_are_refused(done, folder):
+    (weights,) = done[0].glob("runs/*fp32*/model.safetensors")
+    message = refused(*PARTIAL, "--out", folder / "no", "--checkpoint", weights)
+    assert message.startswith("--checkpoint gives the weights of a whole full-precision training")
+
+
+def test_two_rankings_are_compared(folder):
+    """The same three trainings twice, and the second time each under the next one's name: two of three pairs turn."""
+    stores = []
+    recipe = "{epochs: 1, batch_size: 256}"
+    turned = "[{name: fda, label: bnn}, {name: bnn, label: recu}, {name: recu, label: fda}]"
+    for name, algorithms in (("one", "[bnn, recu, fda]"), ("other", turned)):
+        path = suite_file(folder, name=name, recipe=recipe, algorithms=algorithms, tracks="[learning_task]")
+        call("run", path, "--out", folder / name, "--jobs", 1)
+        stores.append(folder / name)
+    lines = call("compare", *stores).stdout.splitlines()
+    assert lines[0].startswith(f"the rankings in {stores[0]} and {stores[1]}: Kendall's tau")
+    (row,) = json.loads(call("compare", *stores, "--json").stdout)
+    found = row["agreement"]
+    assert (row["task"], row["architecture"]) == ("digits", "digits_cnn")
+    assert lines[1] == f"  digits digits_cnn: {found['tau']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+    assert found["tau"] < 0
+    for line, store, order in zip(lines[2:], stores, (found["first"], found["second"]), strict=True):
+        assert line == f"    {' > '.join(order)}"
+        score = {r.run.algorithm: r.figure("accuracy").value for r in Store(store).records() if r.run.operator}
+        assert [score[name] for name in order] == sorted(score.values(), reverse=True)
+    (own,) = json.loads(call("compare", stores[0], stores[0], "--json").stdout)
+    assert own["agreement"]["tau"] == pytest.approx(1)
 
 
 def test_seeds_and_only(folder, suite):
@@ -319,7 +465,10 @@ def test_wrong_input_is_one_message_and_status_2(folder, suite, done):
     assert refused("score") == "score takes either the folder of some results or --published"
     assert refused("score", done[0], "--published") == "score takes either the folder of some results or --published"
     assert refused("score", done[0], "--mode", "exact") == "--mode exact: expected literal or paper"
-    assert refused("compare", done[0]).startswith("compare needs --published")
+    either = "compare takes either --published or the folder of other results"
+    assert refused("compare", done[0]) == either
+    assert refused("compare", done[0], done[0], "--published") == either
+    assert "no results here" in refused("compare", done[0], folder / "nothing")
     assert "did you mean 'om_task'?" in refused(*run, "--missing", "om_tusk")
     assert "did you mean 'resnet18'?" in refused("complexity", "resnet81")
     assert refused("complexity", "resnet18", "--input", "3,x") == (

@@ -1,5 +1,6 @@
 """What a person sees while runs go on."""
 
+import dataclasses
 import io
 
 import pytest
@@ -8,7 +9,7 @@ from rich.console import Console
 from bibench import display
 from bibench.bench.worker import Outcome
 from bibench.display import Display
-from small_runs import config
+from small_runs import SGD_RECIPE, config
 
 RUNS = [config("fp32"), config("bnn"), config("fda"), config("recu")]
 
@@ -49,6 +50,28 @@ def test_what_was_done_before_an_interruption_is_not_counted_as_speed(clock):
         clock[0] += 10
         shown.progressed(RUNS[0].id, 1.0)
         assert shown.left() == pytest.approx(150)  # 1/5 of a run in 10 s, 3 runs left
+
+
+@pytest.mark.parametrize(
+    ("known", "first", "second"),
+    [(True, pytest.approx(10), pytest.approx(20 * 0.5 / 1.5)), (False, None, pytest.approx(20 * 239.5 / 241.5))],
+)
+def test_runs_count_by_the_samples_that_they_see_in_whatever_their_budgets_are(
+    clock, monkeypatch, known, first, second
+):
+    """2 epochs of 1437 digits, and as many in 479 steps of 6; where a task doesn't say its number, 2 and 479."""
+    epochs = config("fp32", dataclasses.replace(SGD_RECIPE, epochs=2))
+    steps = config("bnn", dataclasses.replace(SGD_RECIPE, epochs=None, steps=479, batch_size=6))
+    if not known:
+        monkeypatch.setattr(display, "samples_of", lambda run: None if run is epochs else 2874)
+    with Display([epochs, steps], plain()) as shown:
+        clock[0] += 10
+        shown.finished(ended(epochs))
+        assert shown.left() == first
+        clock[0] += 10
+        shown.progressed(steps.id, 0.0)
+        shown.progressed(steps.id, 0.5)
+        assert shown.left() == second
 
 
 def test_progress_never_goes_back(clock):

@@ -139,6 +139,38 @@ def test_stopped_in_the_middle_and_run_again(suite, undisturbed, tmp_path, numbe
 
 @linux
 @pytest.mark.slow
+def test_killed_in_the_second_part_of_a_partial_pretraining_and_run_again(tmp_path):
+    recipe = "{optimizer: {name: sgd, lr: 0.05}, steps: 180, batch_size: 128}"  # 90 in each part, 11 an epoch
+    suite = suite_file(
+        tmp_path,
+        "optimizer_state: keep\n",
+        method="partial_pretraining",
+        algorithms="[recu]",
+        recipe=recipe,
+        tracks="[learning_task]",
+    )
+    out = tmp_path / "store"
+    driver = Driver(suite, "--out", out, "--seeds", 1, "--jobs", 1, "--only", "method=partial_pretraining")
+    runs = make_plan(load_suite(str(suite)))
+    (folder,) = [Store(out).folder(run.id) for run in runs if run.operator]
+    when(lambda: folder.exists() and any(2 <= epoch < 6 for epoch in unfinished(out)), driver)
+    os.kill(driver.process.pid, signal.SIGKILL)
+    assert driver.end()[0] == -signal.SIGKILL
+    assert not (folder / "record.json").exists()
+    assert 2 <= json.loads((folder / "checkpoint.json").read_text())["epoch"] < 9
+
+    result = CliRunner().invoke(app, ["run", str(suite), "--out", str(out), "--jobs", "1"])
+    assert result.exit_code == 0, result.output
+    for run in runs:
+        assert execute(run, Settings(out=tmp_path / "undisturbed")).status == "ok"
+    found = content(out)
+    assert found == content(tmp_path / "undisturbed")
+    assert sum(name.endswith("optimizer.safetensors") for name in found) == 1
+    assert len(Store(out).records()) == 3
+
+
+@linux
+@pytest.mark.slow
 def test_ctrl_c_is_the_drivers_business_from_a_workers_first_moment(suite, tmp_path):
     """A terminal sends Ctrl-C to every process; a worker that is still starting must not die of it."""
     driver = Driver(suite, "--out", tmp_path / "store", "--seeds", 2, "--jobs", 2, "--epochs", 1)

@@ -13,7 +13,7 @@ import bibench
 ROOT = Path(bibench.__file__).parent
 ALLOWED = {
     "algorithms": {"algorithms"},
-    "nn": {"nn", "algorithms", "registry"},
+    "nn": {"nn", "algorithms", "recipes", "registry"},
     "models": {"models"},
     "tasks": {"tasks", "models", "recipes", "files"},
     "recipes": {"recipes"},

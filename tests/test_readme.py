@@ -83,3 +83,18 @@ def test_the_example_suite_is_valid() -> None:
     assert suite.seeds == (0, 1, 2, 3, 4)
     assert {run.recipe.optimizer.lr for run in make_plan(suite) if run.operator and run.main} == {0.0005}
     assert len({run.setting for run in make_plan(suite)}) == 1 + 8
+
+
+def test_the_call_of_partial_pretraining_trains_both_parts() -> None:
+    found = re.search(r"## Train it faster\n.*?```python\n(.*?)```", README, re.DOTALL)
+    assert found
+    parts: list[tuple[bool, int]] = []
+
+    def fit(model: torch.nn.Module, steps: int) -> None:
+        parts.append((bool(bibench.summary(model).binarized), steps))
+
+    model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3)))
+    names = {"bibench": bibench, "model": model, "fit": fit, "example": torch.randn(2, 8)}
+    exec(found[1], names)
+    assert parts == [(False, 32_000), (True, 32_000)]
+    assert bibench.summary(names["binary"]).binarized

@@ -3,8 +3,9 @@
     python tools/published.py FOLDER [--out FOLDER]
 
 FOLDER has the tables of BiBench as CSV files (`accuracy.csv`, `corruption.csv`, `sensitivity.csv`, `hardware.csv`,
-`deployability.csv`, `overall.csv`). From them come `raw.jsonl`, one record a line, and `printed.json`, the cells of
-Tables 2 and 3. The same tables always give the same bytes.
+`deployability.csv`, `overall.csv`), and the figures of partial pre-training in one (`partial_pretraining.csv`). From
+them come `raw.jsonl`, one record a line, `printed.json`, the cells of BiBench's Tables 2 and 3, and
+`partial_pretraining.json`, what the other paper prints. The same tables always give the same bytes.
 """
 
 from __future__ import annotations
@@ -44,6 +45,26 @@ INPUT = (
     "Tables 14 to 17 don't say the input, so the latencies are kept with the task of Table 7 that has all three "
     "networks; their ratios fit ResNets at 224x224 pixels and VGG-Small at 32x32"
 )
+
+NETWORKS = {
+    ("cifar10", "resnet20"): ("cifar10", "resnet20e"),
+    ("cifar10", "vgg16"): ("cifar10", "vgg16"),
+    ("imagenet", "resnet34"): ("imagenet", "resnet34e"),
+    ("movielens20m", "ncf"): ("movielens", "ncf"),
+    ("all", "mean_of_4"): ("all", "all"),
+}
+"""The networks of partial pre-training under their names here; the ResNets are those with additional shortcuts."""
+
+TRAINING_SPEED = {
+    "percent_top1": ("accuracy", "percent", "Table 1"),
+    "hr_at_10": ("hr10", "ratio", "Table 1"),
+    "low_precision": ("iteration_speed", "1/s", "Table 2"),
+    "full_precision": ("full_precision_iteration_speed", "1/s", "Table 2"),
+    "low_precision_slowdown": ("slowdown", "ratio", "Table 2"),
+    "wall_clock_speedup": ("wall_clock_speedup", "ratio", "section 5.2"),
+    "iteration_speedup": ("iteration_speedup", "ratio", "section 5.1"),
+}
+"""Metric, unit and place by the key of a row; by the unit, where the key says whose accuracy it is."""
 
 Row = Mapping[str, str]
 
@@ -263,19 +284,44 @@ def printed(folder: Path) -> Iterator[dict[str, Any]]:
         }
 
 
+def training_speed(folder: Path) -> Iterator[dict[str, Any]]:
+    """What partial pre-training prints: Tables 1 and 2, and the speedups of its text."""
+    for row in read(folder, "partial_pretraining"):
+        final = row["section"] == "final_accuracy"
+        if not final and row["section"] not in ("training_speed", "speedup"):
+            continue
+        task, architecture = NETWORKS[row["dataset"], row["network"]]
+        metric, unit, place = TRAINING_SPEED[row["unit"] if final else row["key"]]
+        yield {
+            "task": task,
+            "architecture": architecture,
+            "metric": metric,
+            "algorithm": "fp32" if final and row["key"] == "fp32" else "pact",
+            "value": float(row["value"]),
+            "unit": unit,
+            "plus_minus": float(row["plus_minus"]) if row["plus_minus"] else None,
+            "source": f"Partial pre-training, {place}",
+        }
+
+
+def lines(cells: Iterator[dict[str, Any]]) -> str:
+    """A JSON list, one item a line."""
+    return "[\n" + ",\n".join(json.dumps(cell) for cell in cells) + "\n]\n"
+
+
 def make(folder: Path) -> dict[str, str]:
     """The text of each file, from the folder with the tables."""
     records = [*main_records(folder), *trials(folder)]
     assert len({one.id for one in records}) == len(records), "two records have one identity"
-    cells = ",\n".join(json.dumps(cell) for cell in printed(folder))
     return {
         "raw.jsonl": "".join(f"{line(one)}\n" for one in records),
-        "printed.json": f"[\n{cells}\n]\n",
+        "printed.json": lines(printed(folder)),
+        "partial_pretraining.json": lines(training_speed(folder)),
     }
 
 
 def main(folder: Path, out: Path = OUT) -> None:
-    """Write both files."""
+    """Write the files."""
     for name, text in make(folder).items():
         (out / name).write_bytes(text.encode())
 

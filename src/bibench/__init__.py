@@ -10,7 +10,15 @@ from importlib.metadata import version as _version
 
 from bibench import nn
 from bibench.algorithms import Algorithm
-from bibench.nn import BinarizeError, binarize, complexity, default_filter, set_progress, summary
+from bibench.nn import (
+    BinarizeError,
+    binarize,
+    complexity,
+    default_filter,
+    partial_pretraining,
+    set_progress,
+    summary,
+)
 
 __version__ = _version("bibench")
 
@@ -22,6 +30,7 @@ __all__ = [
     "complexity",
     "default_filter",
     "nn",
+    "partial_pretraining",
     "set_progress",
     "summary",
 ]

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from bibench.bench.estimate import samples_of
 from bibench.bench.worker import Outcome
 from bibench.records import RunConfig
 from bibench.report.summary import duration
@@ -19,14 +20,18 @@ __all__ = ["Display"]
 
 
 def _name(run: RunConfig) -> str:
-    return f"{run.task} {run.architecture} {run.algorithm} seed {run.seed}"
+    """The run in words; what is only a part of something says of what, or how long it is."""
+    part = run.setting or run.point
+    if part is None and not run.main:
+        part = f"{run.known_recipe.budget:,} {run.known_recipe.unit}"
+    return f"{run.task} {run.architecture} {run.algorithm} seed {run.seed}" + ("" if part is None else f" {part}")
 
 
 class Display:
     """A `Listener` that shows what runs, how each run ended, and the time left.
 
-    The time left is the time so far over the share of the work that was done in it, each run counted by its epochs;
-    what a run had done before it was continued is left out.
+    The time left is the time so far over the share of the work that was done in it, each run counted by the training
+    samples that it sees; what a run had done before it was continued is left out.
 
     Args:
         runs: what there is to do.
@@ -36,7 +41,12 @@ class Display:
     def __init__(self, runs: list[RunConfig], console: Console) -> None:
         self.console = console
         self.total = len(runs)
-        self.weights = {run.id: float(run.known_recipe.epochs) for run in runs}
+        samples = [samples_of(run) for run in runs]
+        known = None not in samples  # else by its budget, be it in epochs or in steps
+        self.weights = {
+            run.id: float(count if known and count else run.known_recipe.budget)
+            for run, count in zip(runs, samples, strict=True)
+        }
         self.shares: dict[str, float] = {}
         self.continued: dict[str, float] = {}
         self.names: dict[str, TaskID] = {}

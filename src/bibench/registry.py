@@ -32,7 +32,10 @@ _BUILTIN: Mapping[str, Mapping[str, str]] = {
     "architectures": {
         "resnet18": "bibench.models.image:resnet18",
         "resnet20": "bibench.models.image:resnet20",
+        "resnet20e": "bibench.models.image:resnet20e",
         "resnet34": "bibench.models.image:resnet34",
+        "resnet34e": "bibench.models.image:resnet34e",
+        "vgg16": "bibench.models.image:vgg16",
         "vgg_small": "bibench.models.image:vgg_small",
         "mobilenet_v2": "bibench.models.image:mobilenet_v2",
         "digits_cnn": "bibench.models.image:digits_cnn",
@@ -53,6 +56,7 @@ _BUILTIN: Mapping[str, Mapping[str, str]] = {
         "training_consumption": "bibench.tracks.training_consumption:training_consumption",
         "theoretical_complexity": "bibench.tracks.theoretical_complexity:theoretical_complexity",
         "hardware_inference": "bibench.tracks.hardware_inference:hardware_inference",
+        "training_speed": "bibench.tracks.training_speed:training_speed",
     },
 }
 

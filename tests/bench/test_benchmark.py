@@ -1,13 +1,15 @@
 """What is checked before anything is run."""
 
+import json
+
 import pytest
 import torch
 
 from bibench import registry
 from bibench.bench.benchmark import choose_device, default_jobs, missing_runs, prepare, run_suite, score_store
-from bibench.bench.plan import PlanError, make_plan
+from bibench.bench.plan import Budget, PlanError, make_plan
 from bibench.bench.store import Store, StoreError
-from bibench.bench.suite import load_suite
+from bibench.bench.suite import Curves, Splits, load_suite
 from bibench.bench.worker import Settings
 from bibench.training import CheckpointError, save_weights
 from small_runs import config, model_of, suite_file
@@ -68,9 +70,9 @@ def test_nothing_to_score(tmp_path):
         score_store(Store(tmp_path))
 
 
-def claim(suite, settings):
+def claim(suite, settings, **arguments):
     """What a run does before its first step."""
-    prepared = prepare(suite, settings)
+    prepared = prepare(suite, settings, **arguments)
     Store(settings.out).claim(prepared.description, prepared.runs, prepared.data)
 
 
@@ -80,9 +82,100 @@ def test_a_store_is_scored_with_the_tracks_of_its_suite(tmp_path, suite):
     results, scores, tracks = score_store(Store(settings.out))
     assert [track.name for track in tracks] == registry.names("tracks")[:6]
     assert len(results.plan) == 3
-    assert {score.status for score in scores} == {"incomplete"}
+    assert {score.status for score in scores} == {"incomplete", "not_measured"}
     claim(suite.model_copy(update={"tracks": ("learning_task",)}), settings)  # what is scored may change
     assert [track.name for track in score_store(Store(settings.out))[2]] == ["learning_task"]
+
+
+BEFORE_PARTIAL_PRETRAINING = {
+    "name": "small",
+    "version": 1,
+    "description": "",
+    "tasks": [
+        {
+            "task": "digits",
+            "architectures": [],
+            "on_request": [],
+            "full_precision": {"epochs": 2, "batch_size": 256},
+            "binarized": {"epochs": 2, "batch_size": 256},
+        }
+    ],
+    "method": "fine_tune",
+    "tracks": [
+        "learning_task",
+        "neural_architecture",
+        "corruption_robustness",
+        "training_consumption",
+        "theoretical_complexity",
+        "hardware_inference",
+    ],
+    "sensitivity": None,
+    "measure": {"corruptions": ["contrast"], "severities": [5], "step_repeats": 1},
+    "awaiting": [],
+    "shortcuts": False,
+    "padding_value": 0,
+    "epochs": None,
+    "checkpoint": None,
+    "devices": 1,
+}
+
+
+def test_a_store_from_before_partial_pretraining_is_still_this_suites(tmp_path, suite):
+    settings = Settings(out=tmp_path / "store")
+    claim(suite, settings)
+    path = settings.out / "suite.json"
+    assert json.loads(path.read_text()) == BEFORE_PARTIAL_PRETRAINING
+    plan = json.loads((settings.out / "plan.json").read_text())
+    for run in plan:
+        del run["optimizer_state"], run["point"], run["share"], run["recipe"]["steps"]
+    (settings.out / "plan.json").write_text(json.dumps(plan))
+    ids = [run.id for run in make_plan(suite)]
+    assert [run.id for run in Store(settings.out).plan()] == ids
+    claim(suite, settings)
+    assert [run.id for run in Store(settings.out).plan()] == ids
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ({"share": 0.25}, r"share was null, is 0\.25"),
+        ({"optimizer_state": "keep"}, 'optimizer_state was null, is "keep"'),
+        ({"method": "partial_pretraining"}, 'method was "fine_tune", is "partial_pretraining"'),
+    ],
+)
+def test_other_settings_of_partial_pretraining_are_another_store(tmp_path, suite, content, what):
+    settings = Settings(out=tmp_path / "store")
+    claim(suite, settings)
+    with pytest.raises(StoreError, match=what):
+        claim(suite.model_copy(update=content), settings)
+
+
+def test_other_budgets_are_another_store(tmp_path, suite):
+    settings = Settings(out=tmp_path / "store")
+    claim(suite, settings, budget=Budget(steps=4))
+    claim(suite, settings, budget=Budget(steps=4))
+    for budget, what in (
+        (None, "steps was 4, is null"),
+        (Budget(epochs=4), "epochs was null, is 4, steps was 4, is n"),
+    ):
+        with pytest.raises(StoreError, match=what):
+            claim(suite, settings, budget=budget)
+
+
+def test_curves_and_splits_may_join_a_store(tmp_path):
+    recipe = "{optimizer: {name: sgd, lr: 0.1}, steps: 30, batch_size: 256}"
+    suite = load_suite(str(suite_file(tmp_path, method="partial_pretraining", recipe=recipe, share="0.3333333")))
+    settings = Settings(out=tmp_path / "store")
+    claim(suite, settings)
+    splits = Splits(task="digits", architecture="digits_cnn", full_precision=(1 / 3,), binarized=(2 / 3,))
+    claim(suite.model_copy(update={"splits": splits, "curves": Curves(budgets=(1.0,))}), settings)
+    claim(suite, settings)
+    plan = Store(settings.out).plan()
+    partial = [run for run in plan if run.method == "partial_pretraining"]
+    assert [(run.algorithm, run.main, run.point, run.share) for run in partial] == [
+        (name, True, "partial_pretraining-10+20", 0.3333333) for name in ("bnn", "recu")
+    ]
+    assert [run.point for run in plan if run.method == "from_scratch"] == ["from_scratch-30"] * 2
 
 
 def run_quietly(suite, folder, **arguments):
@@ -133,6 +226,21 @@ def test_metrics_that_no_run_can_complete(tmp_path, suite, metric, message):
         run_quietly(suite, tmp_path / "out")
     with pytest.raises(PlanError, match=message):
         missing_runs(suite, runs, Store(tmp_path / "out"), metric)
+
+
+def test_missing_brings_the_full_precision_part_along(tmp_path):
+    recipe = "{steps: 4, batch_size: 256}"
+    suite = load_suite(str(suite_file(tmp_path, method="partial_pretraining", recipe=recipe, tracks="[learning_task]")))
+    _, found = run_quietly(suite, tmp_path / "out", only={"algorithm": ["bnn"]}, missing="om_task")
+    assert [(run.algorithm, run.method, run.recipe.steps, run.main) for run in found] == [
+        ("fp32", "full_precision", 4, True),
+        ("fp32", "full_precision", 2, False),
+        ("bnn", "partial_pretraining", 2, True),
+    ]
+    _, found = run_quietly(suite, tmp_path / "out", missing="om_task")
+    assert [run.algorithm for run in found] == ["recu"]
+    scores = {score.algorithm: score for score in score_store(Store(tmp_path / "out"))[1] if score.metric == "om_task"}
+    assert {name: score.status for name, score in scores.items()} == {"bnn": "ok", "recu": "ok"}
 
 
 def test_a_track_added_to_a_finished_store_measures_and_trains_nothing(tmp_path, suite):

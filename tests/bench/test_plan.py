@@ -1,12 +1,13 @@
 """The plan: which runs, in which order, and that every selection brings along what it needs."""
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bibench import registry
-from bibench.bench.plan import PlanError, make_plan, parse_only, with_parents, with_partners
-from bibench.bench.suite import Sensitivity, load_suite, parse_suite
+from bibench.bench.plan import Budget, PlanError, make_plan, parse_only, with_parents, with_partners
+from bibench.bench.suite import Sensitivity, Suite, SuiteError, TaskEntry, load_suite, parse_suite
 from bibench.recipes import SGD, Adam, Step
 from bibench.tasks.digits import digits
 
@@ -115,9 +116,10 @@ def test_selections_of_nothing(items, message):
         plan(*items)
 
 
-def test_epochs_replace_every_recipes_own_and_make_another_run():
-    short = plan(epochs=1)
-    assert {run.recipe.epochs for run in short} == {1}
+@pytest.mark.parametrize("unit", ["epochs", "steps"])
+def test_a_budget_replaces_every_recipes_own_and_makes_another_run(unit):
+    short = plan(budget=Budget(**{unit: 1}))
+    assert {(run.recipe.budget, run.recipe.unit) for run in short} == {(1, unit)}
     assert not {run.id for run in short} & {run.id for run in plan()}
 
 
@@ -238,3 +240,364 @@ def test_the_release_has_no_momentum_with_a_step_schedule():
         "sgd-0.1x-cosine": 0.9,
         "sgd-0.1x-step": 0.0,
     }
+
+
+def test_identities_of_shipped_suites_stay_as_they_are():
+    """As version 0.1 had them, before budgets in steps: stored results are found by these."""
+    known = {
+        "quick": {
+            "digits-digits_cnn-fp32-s0-8a0033f59c": (True, None, None),
+            "digits-digits_cnn-recu-s0-9b3d7bb8e8": (True, None, "digits-digits_cnn-fp32-s0-8a0033f59c"),
+            "digits-digits_transformer-bnn-s0-5ae79c4b4d": (
+                True,
+                None,
+                "digits-digits_transformer-fp32-s0-caa99905de",
+            ),
+        },
+        "paper": {
+            "cifar10-resnet18-fp32-s0-5deaca0fe7": (False, "sgd-0.1x-step", None),
+            "cifar10-resnet18-bnn-s0-440e69442d": (
+                False,
+                "sgd-0.1x-step",
+                "cifar10-resnet18-fp32-s0-74f130e415",
+            ),
+        },
+    }
+    for name, expected in known.items():
+        runs = {run.id: (run.main, run.setting, run.parent) for run in make_plan(load_suite(name))}
+        assert {run_id: runs.get(run_id) for run_id in expected} == expected
+
+
+RECIPE = {"optimizer": {"name": "sgd", "lr": 0.1}, "steps": 40}
+
+
+def partly(text="", **content):
+    """A suite of partial pre-training on the digits, 40 steps in all."""
+    keys = {
+        "name": "partly",
+        "tasks": [{"task": "digits", "full_precision": RECIPE, "binarized": RECIPE}],
+        "algorithms": ["bnn", "pact"],
+        "method": "partial_pretraining",
+    }
+    return parse_suite(yaml.safe_dump(keys | content) + text, "test")
+
+
+def shown(runs):
+    """What a run is, without its seed: algorithm, method, budgets of its parent and its own, point, whether main."""
+    by_id = {run.id: run for run in runs}
+    return [
+        (
+            run.algorithm,
+            run.method,
+            run.parent and by_id[run.parent].recipe.budget,
+            run.recipe.budget,
+            run.point,
+            run.main,
+        )
+        for run in runs
+    ]
+
+
+def test_partial_pretraining_is_two_runs_and_the_first_is_shared():
+    runs = plan(suite=partly(seeds=2, share=0.25))
+    assert shown(runs) == 2 * [
+        ("fp32", "full_precision", None, 40, None, True),
+        ("fp32", "full_precision", None, 10, None, False),
+        ("bnn", "partial_pretraining", 10, 30, None, True),
+        ("pact", "partial_pretraining", 10, 30, None, True),
+    ]
+    assert {run.share for run in runs if run.operator} == {0.25}
+    assert {run.share for run in runs if not run.operator} == {None}
+    assert {run.optimizer_state for run in runs} == {"reset"}
+    assert [run.seed for run in runs] == [0] * 4 + [1] * 4
+
+
+def test_the_optimizers_state_is_kept_in_both_parts_and_nowhere_else():
+    keep = plan(suite=partly(optimizer_state="keep"))
+    assert [run.optimizer_state for run in keep] == ["reset", "keep", "keep", "keep"]
+    reset = plan(suite=partly())
+    assert shown(keep) == shown(reset)
+    assert {run.id for run in keep} & {run.id for run in reset} == {reset[0].id}
+
+
+def test_every_point_of_a_curve_is_a_training_of_its_own_and_parts_are_shared():
+    runs = plan(suite=partly(curves={"budgets": [0.25, 0.5, 1.0]}))
+    point = {
+        (algorithm, method, first, second, f"{method}-{label}", main)
+        for algorithm in ("bnn", "pact")
+        for method, first, second, label, main in (
+            ("from_scratch", None, 10, "10", False),
+            ("from_scratch", None, 20, "20", False),
+            ("from_scratch", None, 40, "40", False),
+            ("partial_pretraining", 5, 5, "5+5", False),
+            ("partial_pretraining", 10, 10, "10+10", False),
+            ("partial_pretraining", 20, 20, "20+20", True),
+        )
+    }
+    full = {("fp32", "full_precision", None, steps, f"full_precision-{steps}", steps == 40) for steps in (10, 20, 40)}
+    assert set(shown(runs)) == point | full | {("fp32", "full_precision", None, 5, None, False)}
+    assert len(runs) == 16
+    by_point = {(run.algorithm, run.point): run for run in runs}
+    for half, whole in ((10, "10+10"), (20, "20+20")):  # a curve of full precision costs nothing there
+        assert by_point["bnn", f"partial_pretraining-{whole}"].parent == by_point["fp32", f"full_precision-{half}"].id
+
+
+def test_points_in_epochs_say_so_and_shares_and_fine_tuning_have_points_too():
+    epochs = {"optimizer": {"name": "sgd", "lr": 0.1}, "epochs": 8}
+    suite = partly(
+        tasks=[{"task": "digits", "full_precision": epochs, "binarized": epochs}],
+        algorithms=["bnn"],
+        method="fine_tune",
+        curves={"budgets": [0.5, 2], "methods": ["partial_pretraining", "fine_tune"], "shares": [0, 0.25, 0.5]},
+    )
+    assert shown(plan(suite=suite)) == [
+        ("fp32", "full_precision", None, 8, None, True),
+        ("bnn", "fine_tune", 8, 8, None, True),
+        ("bnn", "from_scratch", None, 4, "from_scratch-4ep", False),
+        ("fp32", "full_precision", None, 1, None, False),
+        ("bnn", "partial_pretraining", 1, 3, "partial_pretraining-1+3ep", False),
+        ("fp32", "full_precision", None, 2, None, False),
+        ("bnn", "partial_pretraining", 2, 2, "partial_pretraining-2+2ep", False),
+        ("bnn", "fine_tune", 8, 4, "fine_tune-8+4ep", False),
+        ("bnn", "from_scratch", None, 16, "from_scratch-16ep", False),
+        ("fp32", "full_precision", None, 4, None, False),
+        ("bnn", "partial_pretraining", 4, 12, "partial_pretraining-4+12ep", False),
+        ("bnn", "partial_pretraining", 8, 8, "partial_pretraining-8+8ep", False),
+        ("bnn", "fine_tune", 8, 16, "fine_tune-8+16ep", False),
+    ]
+
+
+SPLITS = {
+    "task": "digits",
+    "architecture": "digits_cnn",
+    "full_precision": [0.25, 0.5],
+    "binarized": [0.25, 0.5, 0.75],
+}
+
+
+def test_splits_are_every_length_beside_every_other():
+    runs = plan(suite=partly(algorithms=["bnn"], method="from_scratch", splits=SPLITS))
+    assert set(shown(runs)) == {
+        ("fp32", "full_precision", None, 40, None, True),
+        ("bnn", "from_scratch", None, 40, None, True),
+        *(("fp32", "full_precision", None, first, None, False) for first in (10, 20)),
+        *(
+            ("bnn", "partial_pretraining", first, second, f"partial_pretraining-{first}+{second}", False)
+            for first in (10, 20)
+            for second in (10, 20, 30)
+        ),
+    }
+    assert len(runs) == 10
+    assert {run.point: run.share for run in runs if run.share is not None} == {
+        "partial_pretraining-10+10": 0.5,
+        "partial_pretraining-10+20": 0.3333,
+        "partial_pretraining-10+30": 0.25,
+        "partial_pretraining-20+10": 0.6667,
+        "partial_pretraining-20+20": 0.5,
+        "partial_pretraining-20+30": 0.4,
+    }
+
+
+def test_splits_wait_for_their_architecture_where_it_is_on_request():
+    tasks = [{"task": "digits", "on_request": ["digits_mlp"], "full_precision": RECIPE, "binarized": RECIPE}]
+    suite = partly(tasks=tasks, splits=SPLITS | {"architecture": "digits_mlp"})
+    assert {run.point for run in plan(suite=suite)} == {None}
+    assert sum(run.point is not None for run in plan("architecture=digits_mlp", suite=suite)) == 12
+
+
+def test_a_run_that_is_several_things_is_once_in_the_plan_with_the_share_that_was_asked_for():
+    """1/3 of 30 is 10; the split of 10 and 20 is the same run, though its share is rounded to 0.3333."""
+    recipe = RECIPE | {"steps": 30}
+    splits = SPLITS | {"full_precision": [1 / 3], "binarized": [2 / 3]}
+    suite = partly(
+        tasks=[{"task": "digits", "full_precision": recipe, "binarized": recipe}],
+        algorithms=["bnn"],
+        share=1 / 3,
+        curves={"budgets": [1]},
+        splits=splits,
+    )
+    (run,) = [run for run in plan(suite=suite) if run.method == "partial_pretraining"]
+    assert (run.main, run.point, run.share) == (True, "partial_pretraining-10+20", 1 / 3)
+
+
+METHODS = ["full_precision", "from_scratch", "partial_pretraining", "fine_tune"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    steps=st.integers(8, 200),
+    share=st.floats(0.2, 0.8),
+    budgets=st.lists(st.sampled_from([0.5, 0.7, 1, 1.5, 2]), min_size=1, max_size=3),
+    methods=st.lists(st.sampled_from(METHODS), min_size=1, max_size=4),
+    shares=st.lists(st.floats(0.2, 0.8), max_size=2),
+    own=st.sampled_from(METHODS[1:]),
+    state=st.sampled_from(["reset", "keep"]),
+)
+def test_any_plan_has_parents_first_and_budgets_that_sum(steps, share, budgets, methods, shares, own, state):
+    recipe = RECIPE | {"steps": steps}
+    suite = partly(
+        tasks=[{"task": "digits", "full_precision": recipe, "binarized": recipe}],
+        method=own,
+        share=share,
+        optimizer_state=state,
+        curves={"budgets": budgets, "methods": methods, "shares": shares},
+        splits=SPLITS,
+    )
+    runs = plan(suite=suite)
+    by_id = {run.id: run for run in runs}
+    assert len(by_id) == len(runs)
+    totals = {steps, *(max(1, round(part * steps)) for part in budgets)}
+    cells = {max(1, round(part * steps)) for part in (0.25, 0.5, 0.75)}
+    places = {run_id: place for place, run_id in enumerate(by_id)}
+    for run in runs:
+        if run.parent is not None:
+            parent = by_id[run.parent]
+            assert places[parent.id] < places[run.id]
+            assert (parent.algorithm, parent.seed, parent.task) == ("fp32", run.seed, run.task)
+            assert parent.optimizer_state == run.optimizer_state
+        if run.method == "partial_pretraining":
+            first, second = parent.recipe.steps, run.recipe.steps
+            assert first + second in totals or {first, second} <= cells
+            assert run.optimizer_state == state
+        elif run.operator or run.main:
+            assert run.recipe.steps in totals
+    points = [(run.algorithm, run.point) for run in runs if run.point is not None]
+    assert len(set(points)) == len(points)
+
+
+def test_a_grid_of_partial_pretraining_varies_the_binarized_part():
+    grid = {"task": "digits", "architecture": "digits_cnn", "seeds": [0, 7]}
+    runs = plan(suite=partly(method="fine_tune", sensitivity=grid | {"method": "partial_pretraining"}, share=0.25))
+    found = [run for run in runs if run.setting is not None]
+    assert len(found) == 2 * 3 * 8
+    by_id = {run.id: run for run in runs}
+    for run in found:
+        if run.operator:
+            assert (run.method, run.recipe.steps, run.share) == ("partial_pretraining", 30, 0.25)
+            parent = by_id[run.parent]
+            assert (parent.recipe.steps, parent.recipe.optimizer) == (10, SGD(lr=0.1))
+            assert (parent.seed, parent.setting, parent.main) == (run.seed, None, False)
+        else:
+            assert (run.method, run.recipe.steps) == ("full_precision", 40)
+    # 3 main runs, 2 · 24 settings of which the full-precision one of seed 0 is a main run too, and 2 parents
+    assert len(runs) == 3 + 47 + 2
+
+
+def test_runs_of_a_method_or_a_point_can_be_selected():
+    suite = partly(curves={"budgets": [0.5, 1]})
+    assert shown(plan("method=partial_pretraining", "algorithm=bnn", suite=suite)) == [
+        ("fp32", "full_precision", None, 40, "full_precision-40", True),  # which it is compared with
+        ("fp32", "full_precision", None, 20, "full_precision-20", False),
+        ("bnn", "partial_pretraining", 20, 20, "partial_pretraining-20+20", True),
+        ("fp32", "full_precision", None, 10, None, False),
+        ("bnn", "partial_pretraining", 10, 10, "partial_pretraining-10+10", False),
+    ]
+    assert shown(plan("point=partial_pretraining-10+10", "point=from_scratch-40", suite=suite)) == [
+        ("fp32", "full_precision", None, 10, None, False),
+        ("bnn", "partial_pretraining", 10, 10, "partial_pretraining-10+10", False),
+        ("pact", "partial_pretraining", 10, 10, "partial_pretraining-10+10", False),
+        ("bnn", "from_scratch", None, 40, "from_scratch-40", False),
+        ("pact", "from_scratch", None, 40, "from_scratch-40", False),
+    ]
+    with pytest.raises(PlanError, match=r"--only point=from_scratch-41: not in suite 'partly'; did you mean 'from_scr"):
+        plan("point=from_scratch-41", suite=suite)
+    with pytest.raises(PlanError, match=r"--only method=fine_tune: not in suite 'partly' \(it has: full_precision, "):
+        plan("method=fine_tune", suite=suite)
+
+
+def test_a_budget_is_of_both_parts_together():
+    runs = plan(suite=partly(), budget=Budget(epochs=7))
+    assert [(run.recipe.budget, run.recipe.unit) for run in runs] == [(n, "epochs") for n in (7, 3, 4, 4)]
+    assert [budget for *_, budget, _, _ in shown(plan(suite=partly(), budget=Budget(steps=9)))] == [9, 4, 5, 5]
+
+
+TIMES = {"digits digits_cnn fp32": 0.01, "digits digits_cnn bnn": 0.02, "digits digits_cnn pact": 0.03}
+
+
+def test_seconds_are_the_steps_that_fit_into_them():
+    """In a second: 100 steps of full precision, 66 of half bnn, 50 of half pact; 50 of bnn and 33 of pact alone."""
+    second = Budget(seconds=1, calibration=TIMES)
+    assert shown(plan(suite=partly(), budget=second)) == [
+        ("fp32", "full_precision", None, 100, None, True),
+        ("fp32", "full_precision", None, 33, None, False),
+        ("bnn", "partial_pretraining", 33, 33, None, True),
+        ("fp32", "full_precision", None, 25, None, False),
+        ("pact", "partial_pretraining", 25, 25, None, True),
+    ]
+    runs = plan(suite=partly(method="from_scratch", curves={"budgets": [0.5]}), budget=second)
+    assert [(run.algorithm, run.recipe.steps) for run in runs if run.main] == [("fp32", 100), ("bnn", 50), ("pact", 33)]
+    points = {run.point for run in runs if run.algorithm in ("fp32", "pact")} - {None}
+    assert points == {"full_precision-50", "from_scratch-16", "partial_pretraining-12+13"}
+    assert {run.recipe.unit for run in runs} == {"steps"}
+    assert make_plan(partly(), budget=Budget(steps=66))[2].id == plan(suite=partly(), budget=second)[2].id
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "a budget is in epochs, steps or seconds; found none"),
+        ({"epochs": 2, "steps": 3}, "a budget is in epochs, steps or seconds; found epochs and steps"),
+        ({"steps": 3, "seconds": 1.0}, "found steps and seconds"),
+    ],
+)
+def test_one_budget_is_given(given, message):
+    with pytest.raises(PlanError, match=message):
+        Budget(**given)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (
+            Budget(seconds=1),
+            "--seconds 1: the iterations of 'digits digits_cnn fp32' were not timed",
+        ),
+        (
+            Budget(seconds=1, calibration=TIMES | {"digits digits_cnn bnn": 3.0}),
+            "--seconds 1: digits digits_cnn bnn: the budget of 1 s is shorter than one iteration, which takes 1.505 s",
+        ),
+        (Budget(steps=1), "digits digits_cnn: a budget of 1 is too short for a share of 0.5 in full precision"),
+    ],
+)
+def test_budgets_that_a_suites_runs_cannot_have(budget, message):
+    with pytest.raises(PlanError, match=message):
+        plan(suite=partly(), budget=budget)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"method": "fine_tune", "curves": {"budgets": [1]}},
+        {"method": "fine_tune", "splits": SPLITS},
+    ],
+)
+def test_partial_pretraining_and_curves_refuse_a_users_checkpoint(content):
+    with pytest.raises(PlanError, match="--checkpoint gives the weights of a whole full-precision training"):
+        plan(suite=partly(**content), checkpoint="f" * 64)
+
+
+@pytest.mark.parametrize(
+    ("binarized", "state", "message"),
+    [
+        ({"batch_size": 32}, "reset", "need the same batch_size; full_precision has 64, binarized 32"),
+        ({"epochs": 2}, "reset", "need the same unit of the budget; full_precision has steps, binarized epochs"),
+        (
+            {"optimizer": {"name": "adam", "lr": 0.1}},
+            "keep",
+            "optimizer_state is 'keep', but task 'digits' has sgd in full precision and adam binarized",
+        ),
+    ],
+)
+def test_recipes_that_cannot_share_one_budget(binarized, state, message):
+    own = {key: value for key, value in RECIPE.items() if key != "steps" or "epochs" not in binarized} | binarized
+    entry = TaskEntry(task="digits", full_precision=RECIPE, binarized=own)
+    content = {"name": "x", "algorithms": ["bnn"], "method": "partial_pretraining", "optimizer_state": state}
+    with pytest.raises(PlanError, match=message):
+        make_plan(Suite(tasks=(entry,), **content))
+    with pytest.raises(SuiteError, match=rf"test, line \d+: .*{message}"):
+        partly(tasks=[entry.model_dump()], optimizer_state=state)
+    # another method doesn't mind, and neither does one of them on its own
+    make_plan(Suite(tasks=(entry,), **(content | {"method": "fine_tune"})))
+    if state == "keep":
+        make_plan(Suite(tasks=(entry,), **(content | {"optimizer_state": "reset"})))

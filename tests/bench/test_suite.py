@@ -44,6 +44,7 @@ def refused(tmp_path, text):
         ),
         ("cifar10", [("cifar10", name) for name in ("resnet20", "resnet18", "resnet34", "vgg_small")], 108),
         ("imagenet", [("imagenet", "resnet18"), ("imagenet", "resnet34")], 18),
+        ("fast", [("cifar10", "resnet20")], 30),  # 3 seeds: full precision with all of the budget and half, 8 binarized
     ],
 )
 def test_shipped_suites(name, networks, runs):
@@ -54,6 +55,32 @@ def test_shipped_suites(name, networks, runs):
     assert list(dict.fromkeys((run.task, run.architecture) for run in plan)) == networks
     assert len(plan) == runs
     assert name in shipped_suites()
+
+
+@pytest.mark.parametrize(
+    ("name", "networks", "runs"),
+    [
+        # 5 points of 3 methods; of the full-precision halves all are points but the smallest, and where the budgets are
+        # odd: of 11 of 90 epochs, and of 96,981 of 387,925 steps.
+        (
+            "partial-pretraining",
+            [("cifar10", "resnet20e"), ("cifar10", "vgg16"), ("imagenet", "resnet34e"), ("movielens", "ncf")],
+            3 * (2 * (15 + 1) + (15 + 2) + (15 + 2)),
+        ),
+        # full precision at 5 points, and halves at 1/8 and 3/4; 9 algorithms at 5 points in 3 ways
+        ("partial-pretraining-algorithms", [("cifar10", "resnet20e")], 3 * (7 + 9 * 15)),
+        # full precision with 4 lengths and the whole; 4 x 4 splits, of which the largest is the main run
+        ("partial-pretraining-splits", [("cifar10", "resnet20e")], 3 * (5 + 16)),
+    ],
+)
+def test_shipped_suites_of_partial_pretraining(name, networks, runs):
+    suite = load_suite(name)
+    assert (suite.name, suite.method, suite.share) == (name, "partial_pretraining", 0.5)
+    plan = make_plan(suite)
+    assert list(dict.fromkeys((run.task, run.architecture) for run in plan)) == networks
+    assert len(plan) == runs
+    assert all(run.point is not None for run in plan if run.operator)
+    assert all(run.recipe.optimizer == plan[0].recipe.optimizer for run in plan if run.task == plan[0].task)
 
 
 def test_everything_in_its_place(tmp_path):
@@ -169,7 +196,9 @@ def test_files_that_are_no_text(tmp_path):
 
 
 def test_unknown_suite_has_the_nearest():
-    with pytest.raises(SuiteError, match=r"unknown suite 'quik'; did you mean 'quick'\? \(shipped: cifar10, imagenet"):
+    with pytest.raises(
+        SuiteError, match=r"unknown suite 'quik'; did you mean 'quick'\? \(shipped: cifar10, fast, imagenet"
+    ):
         load_suite("quik")
 
 
@@ -234,7 +263,7 @@ def test_the_grid_of_the_paper_is_the_default(tmp_path):
     [
         (
             "sensitivity: {task: digits, architecture: resnet20}",
-            ", line 4: the sensitivity grid is on task 'digits' with architecture 'resnet20', which the suite's tasks "
+            ", line 4: 'sensitivity' is on task 'digits' with architecture 'resnet20', which the suite's tasks "
             "don't have; add it there, or choose one of digits with digits_cnn",
         ),
         (
@@ -267,6 +296,113 @@ def test_the_grid_of_the_paper_is_the_default(tmp_path):
 )
 def test_what_is_wrong_with_a_grid_is_said_with_its_line(tmp_path, text, expected):
     assert refused(tmp_path, f"name: x\ntasks: [{{task: digits}}]\nalgorithms: [bnn]\n{text}\n").startswith(expected)
+
+
+PARTLY = "name: x\ntasks:\n  - {task: digits}\nalgorithms: [bnn]\n"
+ON_DIGITS = "task: digits, architecture: digits_cnn"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "method: partial",
+            ", line 5: 'method' is 'partial': Input should be 'fine_tune', 'from_scratch' or 'partial_",
+        ),
+        ("share: 1.0", ", line 5: 'share' is 1.0: Input should be less than 1"),
+        ("share: -0.1", ", line 5: 'share' is -0.1: Input should be greater than or equal to 0"),
+        ("share: .nan", ", line 5: 'share' is nan"),
+        ("shares: 0.5", ", line 5: unknown key 'shares'; did you mean 'share'?"),
+        ("optimizer_state: kept", ", line 5: 'optimizer_state' is 'kept': Input should be 'reset' or 'keep'"),
+        ("curves: 3", ", line 5: 'curves' is 3: Input should be a valid dictionary"),
+        ("curves:\n  budgets: [1, 0]", ", line 6: 'curves.budgets.1' is 0: Input should be greater than 0"),
+        ("curves:\n  budgets: [-0.5]", ", line 6: 'curves.budgets.0' is -0.5: Input should be greater than 0"),
+        ("curves:\n  budgets: [.inf]", ", line 6: 'curves.budgets.0' is inf: Input should be a finite number"),
+        ("curves:\n  budgets: []", ", line 6: 'curves.budgets' is []: Tuple should have at least 1 item"),
+        ("curves:\n  shares: [0.5, 1.0]", ", line 6: 'curves.shares.1' is 1.0: Input should be less than 1"),
+        ("curves:\n  share: [0.5]", ", line 6: unknown key 'curves.share'; did you mean 'shares'?"),
+        ("curves:\n  budget: [1]", ", line 6: unknown key 'curves.budget'; did you mean 'budgets'?"),
+        (
+            "curves:\n  methods: [scratch]",
+            ", line 6: 'curves.methods.0' is 'scratch': Input should be 'full_precision', 'fine_tune', 'from_scratch' or",
+        ),
+        (f"splits: {{{ON_DIGITS}, full_precision: [1], binarized: [0]}}", ", line 5: 'splits.binarized.0' is 0: "),
+        (f"splits: {{{ON_DIGITS}, binarized: [1]}}", ", line 5: 'splits.full_precision' is missing"),
+        (
+            f"splits: {{{ON_DIGITS}, full_precision: [1], binarized: [1], shares: [1]}}",
+            ", line 5: unknown key 'splits.shares'",
+        ),
+        (
+            f"splits:\n  {{{ON_DIGITS.replace('cnn', 'mlp')}, full_precision: [1], binarized: [1]}}",
+            ", line 5: 'splits' is on task 'digits' with architecture 'digits_mlp', which the suite's tasks don't have; "
+            "add it there, or choose one of digits with digits_cnn",
+        ),
+        (
+            f"splits:\n  {{{ON_DIGITS.replace('cnn', 'cn')}, full_precision: [1], binarized: [1]}}",
+            ", line 6: unknown architecture 'digits_cn'; did you mean 'digits_cnn'?",
+        ),
+    ],
+)
+def test_what_is_wrong_with_partial_pretraining_is_said_with_its_line(tmp_path, text, expected):
+    assert refused(tmp_path, f"{PARTLY}{text}\n").startswith(expected)
+
+
+SHORT = "a budget of 12 is too short for a share of 0.01 in full precision"
+SIZES = (
+    "partial pre-training splits one budget, so both recipes of task 'digits' need the same batch_size; full_precision "
+    "has 64, binarized 8"
+)
+KEPT = "optimizer_state is 'keep', but task 'digits' has sgd in full precision and adam binarized; give both the same"
+SGD_TOO = ("{task: digits}", "{task: digits, binarized: {optimizer: {name: sgd, lr: 0.1}}}")
+SIZE = ("{task: digits}", "{task: digits, binarized: {batch_size: 8}}")
+PARTIAL = "method: partial_pretraining\n"
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "expected"),
+    [
+        (None, f"{PARTIAL}share: 0.01", f", line 6: {SHORT}"),
+        (SIZE, PARTIAL, f", line 3: {SIZES}"),
+        (SIZE, "curves: {methods: [partial_pretraining]}", f", line 3: {SIZES}"),
+        (SIZE, f"splits: {{{ON_DIGITS}, full_precision: [1], binarized: [1]}}", f", line 3: {SIZES}"),
+        (SIZE, f"sensitivity: {{{ON_DIGITS}, method: partial_pretraining}}", f", line 3: {SIZES}"),
+        (None, f"{PARTIAL}optimizer_state: keep", f", line 3: {KEPT}"),
+        # Each setting of the grid has an optimizer of its own, and the first part the recipe's.
+        (SGD_TOO, f"{PARTIAL}optimizer_state: keep\nsensitivity: {{{ON_DIGITS}}}", f", line 7: {KEPT}"),
+    ],
+)
+def test_recipes_that_cannot_share_a_budget_or_a_state(tmp_path, entry, text, expected):
+    whole = (PARTLY.replace(*entry) if entry else PARTLY) + text + "\n"
+    assert refused(tmp_path, whole).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        (SIZE, "method: from_scratch\ncurves: {methods: [full_precision, from_scratch]}"),
+        (SIZE, f"sensitivity: {{{ON_DIGITS}}}"),
+        (SGD_TOO, f"{PARTIAL}optimizer_state: keep"),
+        (SGD_TOO, f"{PARTIAL}optimizer_state: keep\nsensitivity: {{{ON_DIGITS}, method: fine_tune}}"),
+        (SGD_TOO, f"{PARTIAL}sensitivity: {{{ON_DIGITS}}}"),
+    ],
+)
+def test_what_asks_for_no_shared_budget_or_state_is_accepted(tmp_path, entry, text):
+    assert make_plan(loaded(tmp_path, PARTLY.replace(*entry) + text + "\n"))
+
+
+def test_a_budget_is_replaced_by_one_in_the_other_unit(tmp_path):
+    text = SMALL.replace("{task: digits}", "{task: digits, binarized: {steps: 50}, full_precision: {epochs: 3}}")
+    assert [(run.recipe.epochs, run.recipe.steps) for run in make_plan(loaded(tmp_path, text))] == [
+        (3, None),
+        (None, 50),
+    ]
+    for content, found in (
+        ("epochs: 3, steps: 4", "epochs=3 and steps=4"),
+        ("steps: null", "epochs=None and steps=None"),
+    ):
+        text = SMALL.replace("{task: digits}", f"{{task: digits, binarized: {{{content}}}}}")
+        message = refused(tmp_path, text)
+        assert message == f", line 2: 'tasks.0.binarized': expected either epochs or steps, found {found}"
 
 
 def test_what_awaits_its_task_is_not_planned():

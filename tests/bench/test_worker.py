@@ -51,7 +51,7 @@ def test_a_finished_run_leaves_its_record_and_files_and_no_checkpoint(settings):
     assert outcome.message == f"{accuracy.value:.2f} percent"
     assert accuracy.value == pytest.approx(100 * store.predictions(run.id).mean())
     assert store.epochs(run.id)[-1]["accuracy"] == accuracy.value
-    assert {"load", "train", "evaluate", "checkpoint", "measure"} == set(record.phases)
+    assert {"load", "convert", "train", "evaluate", "checkpoint", "measure"} == set(record.phases)
     assert record.environment.threads == 1
     assert record.data == digits.load(None, False).fingerprint
 

@@ -9,8 +9,10 @@ from bibench.nn import (
     BinaryMatmul,
     clip_latent_,
     parameter_groups,
+    partial_pretraining,
     penalty,
     set_progress,
+    summary,
 )
 
 
@@ -157,3 +159,54 @@ def test_a_few_steps_lower_the_loss(algorithm):
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
     assert not any(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def small_model() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize(
+    ("budget", "share", "parts"),
+    [(7, 0.5, [(0, 3), (1, 4)]), (10, 0.25, [(0, 2), (1, 8)]), (5, 0.0, [(1, 5)]), (5, 1.0, [(0, 5)])],
+)
+def test_partial_pretraining_trains_twice_and_binarizes_between(budget, share, parts):
+    model = small_model()
+    calls = []
+
+    def fit(part: nn.Module, length: int) -> None:
+        binarized = len(summary(part).binarized)
+        assert (part is model) == (binarized == 0)
+        if binarized:  # what the first part has left
+            assert torch.equal(part.state_dict()["0.weight"], model.state_dict()["0.weight"])
+            assert torch.equal(part.state_dict()["2.weight"], model.state_dict()["2.weight"])
+        with torch.no_grad():
+            for parameter in part.parameters():
+                parameter += 1
+        calls.append((binarized, length))
+
+    before = model.state_dict()["2.weight"].clone()
+    binary = partial_pretraining(model, "bnn", fit, budget=budget, share=share)
+    assert calls == parts
+    assert summary(binary).binarized == ("2",)
+    assert torch.allclose(binary.state_dict()["2.weight"], before + len(parts))
+
+
+def test_partial_pretraining_takes_what_binarize_takes():
+    model = small_model()
+    everything = {"filter": lambda name, module: isinstance(module, nn.Linear), "inplace": True}
+    binary = partial_pretraining(model, "recu", lambda part, length: None, budget=2, **everything)
+    assert binary is model
+    assert summary(binary).binarized == ("0", "2", "4")
+
+
+@pytest.mark.parametrize(("budget", "share"), [(1, 0.5), (10, 1.5), (10, -0.1), (10, float("nan"))])
+def test_partial_pretraining_refuses_a_bad_budget_before_it_trains(budget, share):
+    model = small_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def fit(part: nn.Module, length: int) -> None:
+        raise AssertionError("it was trained")
+
+    with pytest.raises(ValueError, match="share of"):
+        partial_pretraining(model, "bnn", fit, budget=budget, share=share)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,6 +1,8 @@
-"""Schedules by hand, warm-up, and what validation refuses."""
+"""Schedules by hand, warm-up, budgets and their split, and what validation refuses."""
 
+import dataclasses
 import math
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from bibench.recipes import SGD, Adam, Constant, Cosine, Linear, Recipe, Schedule, Step
+from bibench.recipes import SGD, Adam, Constant, Cosine, Linear, Recipe, Schedule, Step, split_budget
 
 SCHEDULES: list[Schedule] = [
     Constant(),
@@ -110,3 +112,95 @@ def test_validation_names_the_bad_field(changes: dict[str, Any], field: str) -> 
     with pytest.raises(ValidationError) as caught:
         adapter.validate_python(GOOD | changes)
     assert any(field in error["loc"] for error in caught.value.errors())
+
+
+@pytest.mark.parametrize(
+    ("budget", "found"),
+    [({}, "epochs=None and steps=None"), ({"epochs": 2, "steps": 5}, "epochs=2 and steps=5")],
+)
+def test_a_budget_is_in_epochs_or_in_steps(budget: dict[str, int], found: str) -> None:
+    message = f"expected either epochs or steps, found {found}"
+    with pytest.raises(ValueError, match=message):
+        Recipe(optimizer=SGD(lr=0.1), batch_size=8, **budget)
+    content = {key: value for key, value in GOOD.items() if key != "epochs"} | budget
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter(Recipe).validate_python(content)
+
+
+def test_budgets_by_hand() -> None:
+    epochs, steps = recipe(epochs=3), recipe(epochs=None, steps=7)
+    assert [(own.budget, own.unit) for own in (epochs, steps)] == [(3, "epochs"), (7, "steps")]
+    assert [own.total_steps(5) for own in (epochs, steps)] == [15, 7]
+    assert [own.total_epochs(5) for own in (epochs, steps)] == [3, 2]  # the second epoch has 2 of its 5 steps
+    assert [steps.total_epochs(each) for each in (1, 6, 7, 8)] == [7, 2, 1, 1]
+    assert epochs.with_budget(9) == recipe(epochs=9)
+    assert steps.with_budget(9) == recipe(epochs=None, steps=9)
+    adapter = TypeAdapter(Recipe)
+    assert adapter.validate_json(adapter.dump_json(steps)) == steps
+
+
+@given(
+    st.sampled_from(SCHEDULES),
+    st.sampled_from((0.0, 0.1, 0.5)),
+    st.integers(1, 100),
+    st.integers(1, 9),
+    st.sampled_from(("epochs", "steps")),
+)
+def test_a_compressed_schedule_is_the_original_at_scaled_progress(
+    schedule: Schedule, warmup: float, part: int, factor: int, unit: str
+) -> None:
+    """Each step of one that is ``factor`` times shorter has the rate of every ``factor``-th step of the whole."""
+    whole = recipe(**{"epochs": None} | {unit: part * factor}, schedule=schedule, warmup=warmup)
+    compressed = whole.with_budget(part)
+    assert (compressed.budget, compressed.unit) == (part, unit)
+    assert dataclasses.replace(compressed, epochs=1, steps=None) == dataclasses.replace(whole, epochs=1, steps=None)
+    rates = [whole.learning_rate(step / whole.budget) for step in range(whole.budget + 1)]
+    assert [compressed.learning_rate(step / part) for step in range(part + 1)] == rates[::factor]
+
+
+@pytest.mark.parametrize(
+    ("budget", "share", "parts"),
+    [
+        (64_000, 0.5, (32_000, 32_000)),
+        (5, 0.5, (2, 3)),  # 2.5: the binarized part has the odd one
+        (7, 0.25, (2, 5)),  # 1.75
+        (10, 0.25, (2, 8)),  # 2.5
+        (50, 0.55, (27, 23)),  # 27.5, and in binary floating point 27.500000000000004
+        (50, 0.07, (3, 47)),  # 3.5, and in binary floating point 3.5000000000000004
+        (1001, 0.999, (1000, 1)),
+        (2, 0.5, (1, 1)),
+        (9, 0, (0, 9)),
+        (9, 1, (9, 0)),
+        (1, 0.0, (0, 1)),
+        (1, 1.0, (1, 0)),
+    ],
+)
+def test_splits_by_hand(budget: int, share: float, parts: tuple[int, int]) -> None:
+    assert split_budget(budget, share) == parts
+
+
+@given(st.integers(1, 2**70), st.floats(0, 1))
+def test_the_two_parts_sum_to_the_budget(budget: int, share: float) -> None:
+    try:
+        first, second = split_budget(budget, share)
+    except ValueError as error:
+        assert "is too short for a share of" in str(error)  # noqa: PT017
+        exact = Fraction(str(share)) * budget
+        assert 0 < share < 1
+        assert exact <= Fraction(1, 2) or exact > budget - Fraction(1, 2)
+        return
+    assert first + second == budget
+    assert abs(first - Fraction(str(share)) * budget) <= Fraction(1, 2)
+    assert (first > 0, second > 0) == (share > 0, share < 1)
+
+
+@pytest.mark.parametrize("share", [-0.01, 1.01, math.nan, math.inf, -math.inf])
+def test_shares_outside_0_and_1(share: float) -> None:
+    with pytest.raises(ValueError, match=rf"the share of full precision is {share}: expected a number from 0 to 1"):
+        split_budget(100, share)
+
+
+@pytest.mark.parametrize(("budget", "share"), [(1, 0.5), (2, 0.25), (12, 0.001), (12, 0.999), (0, 0.0), (0, 1.0)])
+def test_budgets_too_short_for_both_parts(budget: int, share: float) -> None:
+    with pytest.raises(ValueError, match=f"a budget of {budget} is too short for a share of {share:g} in full prec"):
+        split_budget(budget, share)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bibench.records.published import printed_cells, published_results
+from bibench import registry
+from bibench.records.published import printed_cells, published_results, published_training_speed
 from bibench.records.record import parse_record
 
 ALGORITHMS = ("fp32", "bnn", "xnor", "dorefa", "bireal", "xnorpp", "reactnet", "recu", "fda")
@@ -155,13 +156,83 @@ def test_printed_cells_are_those_of_tables_2_and_3(shared: Path) -> None:
     assert len(expected) == 192
 
 
-@pytest.mark.slow
-def test_the_files_are_what_the_tool_makes(shared: Path, tmp_path: Path) -> None:
-    """Also that the counted complexities are what this version counts."""
+SPEED_NETWORKS = {
+    ("cifar10", "resnet20"): ("cifar10", "resnet20e"),
+    ("cifar10", "vgg16"): ("cifar10", "vgg16"),
+    ("imagenet", "resnet34"): ("imagenet", "resnet34e"),
+    ("movielens20m", "ncf"): ("movielens", "ncf"),
+    ("all", "mean_of_4"): ("all", "all"),
+}
+
+
+def speed_figures(shared: Path, section: str):
+    """The rows of a section of partial pre-training's figures, with the network's name here, its key and its value."""
+    for row in rows(shared, "partial_pretraining"):
+        if row["section"] == section:
+            yield row, SPEED_NETWORKS[row["dataset"], row["network"]], row["key"], float(row["value"])
+
+
+def test_final_scores_are_those_of_partial_pretraining(shared: Path) -> None:
+    expected = [
+        (network, {"fp32": "fp32", "binary": "pact"}[key], value, float(row["plus_minus"]))
+        for row, network, key, value in speed_figures(shared, "final_accuracy")
+    ]
+    found = [figure for figure in published_training_speed() if figure.plus_minus is not None]
+    assert [((f.task, f.architecture), f.algorithm, f.value, f.plus_minus) for f in found] == expected
+    assert len(expected) == 8
+    assert {(f.task, f.metric, f.unit) for f in found} == {
+        ("cifar10", "accuracy", "percent"), ("imagenet", "accuracy", "percent"), ("movielens", "hr10", "ratio"),
+    }  # fmt: skip
+    assert {f.source for f in found} == {"Partial pre-training, Table 1"}
+
+
+def test_speeds_and_speedups_are_those_of_partial_pretraining(shared: Path) -> None:
+    names = {
+        "low_precision": "iteration_speed",
+        "full_precision": "full_precision_iteration_speed",
+        "low_precision_slowdown": "slowdown",
+    }
+    expected = {
+        (network, names.get(key, key)): value
+        for section in ("training_speed", "speedup")
+        for _, network, key, value in speed_figures(shared, section)
+    }
+    found = [figure for figure in published_training_speed() if figure.plus_minus is None]
+    assert {((f.task, f.architecture), f.metric): f.value for f in found} == expected
+    assert len(found) == len(expected) == 17
+    assert {f.algorithm for f in found} == {"pact"}
+    assert expected[("all", "all"), "iteration_speedup"] == 1.30
+    assert {(f.metric, f.unit, f.source.removeprefix("Partial pre-training, ")) for f in found} == {
+        ("iteration_speed", "1/s", "Table 2"), ("full_precision_iteration_speed", "1/s", "Table 2"),
+        ("slowdown", "ratio", "Table 2"), ("wall_clock_speedup", "ratio", "section 5.2"),
+        ("iteration_speedup", "ratio", "section 5.1"),
+    }  # fmt: skip
+
+
+def test_the_networks_of_partial_pretraining_are_ones_of_this_package() -> None:
+    places = {(f.task, f.architecture) for f in published_training_speed()} - {("all", "all")}
+    assert {task for task, _ in places} <= set(registry.names("tasks"))
+    assert {architecture for _, architecture in places} <= set(registry.names("architectures"))
+
+
+def the_tool():
     path = Path(__file__).parents[2] / "tools" / "published.py"
     spec = importlib.util.spec_from_file_location("published_tool", path)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
+    return tool
+
+
+def test_the_file_of_partial_pretraining_is_what_the_tool_makes(shared: Path) -> None:
+    tool = the_tool()
+    made = tool.lines(tool.training_speed(shared / "paper")).encode()
+    assert made == (tool.OUT / "partial_pretraining.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_files_are_what_the_tool_makes(shared: Path, tmp_path: Path) -> None:
+    """Also that the counted complexities are what this version counts."""
+    tool = the_tool()
     tool.main(shared / "paper", tmp_path)
-    for name in ("raw.jsonl", "printed.json"):
+    for name in ("raw.jsonl", "printed.json", "partial_pretraining.json"):
         assert (tmp_path / name).read_bytes() == (tool.OUT / name).read_bytes(), f"run tools/published.py for {name}"

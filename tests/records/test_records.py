@@ -68,9 +68,12 @@ def test_the_identity_of_a_configuration_stays_as_it_is() -> None:
         {"shortcuts": True},
         {"padding_value": 1},
         {"devices": 2},
+        {"optimizer_state": "keep"},
+        {"method": "partial_pretraining"},
         {"recipe": Recipe(optimizer=SGD(lr=0.2), epochs=2, batch_size=8)},
         {"recipe": Recipe(optimizer=Adam(lr=0.1), epochs=2, batch_size=8)},
         {"recipe": Recipe(optimizer=SGD(lr=0.1), epochs=3, batch_size=8)},
+        {"recipe": Recipe(optimizer=SGD(lr=0.1), steps=2, batch_size=8)},
         {"recipe": Recipe(optimizer=SGD(lr=0.1), epochs=2, batch_size=8, schedule=Constant())},
         {"recipe": Recipe(optimizer=SGD(lr=0.1), epochs=2, batch_size=8, decay_scales=True)},
     ],
@@ -82,11 +85,14 @@ def test_whatever_decides_the_result_is_in_the_identity(changes: dict[str, Any])
 def test_every_field_is_either_decisive_or_descriptive() -> None:
     decisive = {
         "task", "architecture", "algorithm", "operator", "options", "method", "seed", "recipe", "parent",
-        "checkpoint", "task_version", "shortcuts", "padding_value", "devices",
+        "checkpoint", "task_version", "shortcuts", "padding_value", "devices", "optimizer_state",
     }  # fmt: skip
     # a new field belongs in the test above too, or it is left out of the identity like these
-    assert set(RunConfig.model_fields) - decisive == {"family", "metric", "group", "main", "setting"}
-    assert run_config(family="mlps", metric="f1").id == run_config().id
+    assert set(RunConfig.model_fields) - decisive == {
+        "family", "metric", "group", "main", "setting", "point", "share",
+    }  # fmt: skip
+    described = run_config(family="mlps", metric="f1", main=False, setting="a", point="b", share=0.3)
+    assert described.id == run_config().id
 
 
 def test_the_order_of_options_does_not_matter() -> None:

@@ -159,7 +159,7 @@ def test_a_track_that_nothing_measures_is_one_line(tmp_path: Path) -> None:
 def test_a_track_that_nothing_measures_is_one_line_while_runs_are_still_to_come() -> None:
     results = six(lacking=[("recu", None)])
     text = printed(results, width=100)
-    assert "hardware_inference: not measured: no runtime has measured it (6 runs)" in text
+    assert "hardware_inference: not measured: no runtime has measured it (8 runs)" in text
     assert cards(results)["hardware_inference"].settled == "not measured"
     gap = next(item for item in missing(score(results, TRACKS), results) if "recu-s1" in item.text)
     assert gap.text.endswith(": not run yet")
@@ -421,6 +421,58 @@ def test_the_page_shows_corruptions_as_a_map_and_lines(tmp_path: Path) -> None:
     assert {"bnn", "recu", "severity", "accuracy (percent)"} <= set(ElementTree.fromstring(svg).itertext())
     other = words(page(tmp_path, six(origin="original files")))
     assert "corrupted images: original files" in other
+
+
+def test_gaps_and_corruption_errors_by_type() -> None:
+    (table,) = corruption_tables(six())
+    # gaps (2 + 2) · (1 + ... + 5)/5, times 1.2 and 0.8, the same for both seeds
+    assert table.gaps.cells["bnn", "glass_blur"] == pytest.approx(14.4)
+    assert table.gaps.cells["fp32", "glass_blur"] == pytest.approx(9.6)
+    assert table.gaps.cells["fp32", ""] == pytest.approx(4.5 * 3 * 0.8)
+    # errors (5 · 29 + 72)/(5 · 6 + 48) for seed 0, (5 · 28.8 + 72)/(5 · 5.8 + 48) for seed 1
+    assert table.errors.cells["bnn", "glass_blur"] == pytest.approx(50 * (217 / 78 + 216 / 77))
+    assert ("fp32", "glass_blur") not in table.errors.cells  # it is the reference
+    scores = {(one.algorithm, one.metric): one.value for one in score(six(), TRACKS)}
+    for name in ("bnn", "recu"):
+        assert table.errors.cells[name, ""] == pytest.approx(scores[name, "mce"])
+        assert table.gaps.cells[name, ""] == pytest.approx(scores[name, "mean_gap"])
+    assert table.accuracies.cells["bnn", "fog", 5] == pytest.approx(71.1 - (2 + 4) * 5 * 1.2)
+    assert len(table.accuracies.cells) == len(CLEAN) * len(TYPES) * 5
+    lowest, highest = min(table.gaps.cells.values()), max(table.gaps.cells.values())
+    assert [table.gaps.share(value) for value in (lowest, (lowest + highest) / 2, highest, None)] == [0, 50, 100, 0]
+
+
+def test_the_page_shows_gaps_errors_and_every_cell(tmp_path: Path) -> None:
+    own = section(page(tmp_path, six()), "corruption_robustness")
+    heat, details = own.split("<details>")
+    gap, error = words(heat).split("gap in percent points")[1].split("corruption error in percent")
+    assert "glass blur 9.6 14.4 9.6 9.6 9.6 " in gap
+    assert "all types 10.8 16.2 10.8 10.8 10.8 " in gap
+    assert "glass blur 279.4 " in error
+    (table,) = corruption_tables(six())
+    means = " ".join(f"{table.errors.cells[name, '']:.1f}" for name in table.algorithms[1:])
+    assert f"mean (mCE) {means} " in error
+    cells = words(details)
+    assert "accuracy in percent by corruption type and severity; mean over 2 seeds" in cells
+    assert "fog 1 89.3 63.9 79.3 85.8 85.2 2 84.5 56.7 74.5 81.0 80.4 3 " in cells
+    assert details.count("<tr>") == 1 + len(TYPES) * 5
+
+
+def test_without_its_partner_a_network_has_no_corruption_error(tmp_path: Path) -> None:
+    results = six(seeds=(0,), lacking=[("fp32", None)])
+    (table,) = corruption_tables(results)
+    assert (table.gaps.cells, table.errors.cells) == ({}, {})
+    text = words(section(page(tmp_path, results), "corruption_robustness"))
+    assert "gap in percent points" not in text
+    assert "corruption error in percent" not in text
+    assert "accuracy in percent by corruption type and severity" in text
+    partly = six(failed=[("recu", None)], seeds=(0, 1))
+    assert "recu" in corruption_tables(partly)[0].algorithms
+    ratios = [
+        r.model_copy(update={"figures": tuple(f.model_copy(update={"unit": "ratio"}) for f in r.figures)})
+        for r in six().records
+    ]
+    assert corruption_tables(dataclasses.replace(six(), records=ratios))[0].errors.cells == {}
 
 
 def test_one_severity_is_a_map_without_lines(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from made_records import by_metric, failed_record, figure, measured_record, ok_r
 
 from bibench.records import Figure, Record, Results, Score
 from bibench.tracks import ScoreError, score
-from bibench.tracks.corruption_robustness import corruption_robustness
+from bibench.tracks.corruption_robustness import CorruptionType, corruption_robustness, corruption_types
 
 TRACK = "corruption_robustness"
 
@@ -77,6 +77,49 @@ def test_companions_by_hand() -> None:
     # b: fog (8 + 16)/(10 + 20) = 0.8, snow (30 + 50)/(15 + 30) = 1.777778; mean 1.123611
     assert found["relative_mce"].value == pytest.approx(112.3611, abs=1e-4)
     assert (found["mce"].unit, found["relative_mce"].unit) == ("percent", "percent")
+
+
+def test_each_corruption_type_by_hand() -> None:
+    found = corruption_types(made(BY_HAND))
+    assert list(found) == [("img", name, algorithm) for algorithm in ("fp32", "bnn") for name in ("a", "b")]
+    own = found["img", "a", "bnn"][0]
+    assert list(own) == ["fog", "snow"]
+    # mean gaps 20, 30 and 10, 20; errors and gaps over full precision's as in the companions
+    assert (own["fog"].gap, own["snow"].gap) == (pytest.approx(25.0), pytest.approx(15.0))
+    assert (own["fog"].error, own["snow"].error) == (pytest.approx(150.0), pytest.approx(100 * 70 / 65))
+    assert (own["fog"].relative_error, own["snow"].relative_error) == (pytest.approx(125.0), pytest.approx(200 / 3))
+    full = found["img", "b", "fp32"][0]
+    assert full["snow"] == CorruptionType(gap=22.5, error=pytest.approx(100.0), relative_error=pytest.approx(100.0))
+
+
+@settings(deadline=None, max_examples=20)
+@given(values=st.lists(st.floats(5.0, 80.0), min_size=8, max_size=8))
+def test_the_means_of_corruption_types_are_the_scores(values: list[float]) -> None:
+    keys = [("fog", 1), ("fog", 5), ("snow", 1), ("snow", 5)]
+    scores = {
+        ("img", "a", "fp32", 0): (90.0, dict(zip(keys, values[:4], strict=True))),
+        ("img", "a", "bnn", 0): (85.0, dict(zip(keys, values[4:], strict=True))),
+    }
+    own = corruption_types(made(scores))["img", "a", "bnn"][0].values()
+    found = by_metric(corruption_robustness.score(made(scores)))
+    assert np.mean([one.gap for one in own]) == pytest.approx(found["mean_gap"].value)
+    assert np.mean([one.error for one in own]) == pytest.approx(found["mce"].value)
+    assert np.mean([one.relative_error for one in own]) == pytest.approx(found["relative_mce"].value)
+
+
+def test_types_of_runs_that_lack_something_are_left_out() -> None:
+    found = corruption_types(with_records(made(TWO_SEEDS), {run_config("img", "a", "fp32", 1).id: None}))
+    assert {place: list(own) for place, own in found.items()} == {
+        ("img", "a", "fp32"): [0], ("img", "b", "fp32"): [0, 1], ("img", "a", "bnn"): [0], ("img", "b", "bnn"): [0, 1],
+    }  # fmt: skip
+    text = [measured_record(run_config("text", "bert", name), 80.0, TRACK) for name in ("fp32", "bnn")]
+    assert corruption_types(Results(plan=[one.run for one in text], records=text)) == {}
+    scores = {
+        ("img", "a", "fp32", 0): (90.0, {("fog", 1): 100.0}),
+        ("img", "a", "bnn", 0): (80.0, {("fog", 1): 70.0}),
+    }
+    fog = corruption_types(made(scores))["img", "a", "bnn"][0]["fog"]
+    assert fog == CorruptionType(gap=10.0, error=None, relative_error=None)
 
 
 def test_a_network_that_loses_less_scores_above_100() -> None:

@@ -72,6 +72,14 @@ def test_the_fastest_runtime_for_full_precision_stands_beside() -> None:
     assert found["om_infer"].value == pytest.approx(math.sqrt((25 + 256) / 2))  # it is no part of it
 
 
+def test_where_no_other_runtime_is_faster_the_own_one_is_the_fastest() -> None:
+    some = {("pi", 1, "larq"): (10.0, 50.0, 20.0), ("pi", 4, "larq"): (5.0, 15.0)}  # 2, and 15/5 = 3
+    none = {("m1", 1, "larq"): (2.0, 14.0)}  # 7
+    found = by_metric(hardware_inference.score(made(deployed("a", some, 16.0), deployed("b", none, 16.0))))
+    assert (found["speedup_over_fastest"].status, found["speedup_over_fastest"].value) == ("ok", pytest.approx(4.0))
+    assert found["speedup"].value == pytest.approx((5 + 3 + 7) / 3)
+
+
 def test_several_seeds_have_an_interval() -> None:
     records = [
         deployed("a", {("pi", 1, "larq"): (10.0, 10.0 * speedup)}, 14.0, seed) for seed, speedup in ((0, 4), (1, 6))
@@ -119,6 +127,26 @@ def test_missing_and_failed_runs_are_named() -> None:
     ]:
         for one in hardware_inference.score(with_records(TWO_ROWS, {run.id: changed})):
             assert (one.status, one.value, one.missing) == (status, None, (text,))
+
+
+@pytest.mark.parametrize("lacking", ["missing", "failed"])
+def test_runs_that_nothing_would_measure_do_not_complete_it(lacking: str) -> None:
+    runs = [run_config("t", "a", "bnn", seed) for seed in (0, 1)]
+    there = [ok_record(runs[0], 80.0)]
+    for records in ([], there):
+        other = [failed_record(run, "NaN") for run in runs[len(records) :]] if lacking == "failed" else []
+        for one in hardware_inference.score(Results(plan=runs, records=[*records, *other])):
+            assert (one.status, one.value) == ("not_measured", None)
+            assert one.missing == tuple(f"{run.id}: no runtime has measured it" for run in runs)
+
+
+@pytest.mark.parametrize("name", ["latency", "storage_compression"])
+def test_once_something_was_deployed_a_run_would_complete_it(name: str) -> None:
+    absent = Absence(name=name, status="not_deployable", reason="why")
+    tried = measured_record(run_config("t", "a", "fda"), 80.0, TRACK, absences=(absent,))
+    run = run_config("t", "a", "bnn")
+    found = by_metric(hardware_inference.score(Results(plan=[tried.run, run], records=[tried])))
+    assert {(one.status, one.missing) for one in found.values()} == {("incomplete", (run.id,))}
 
 
 def test_not_deployable_outranks_not_measured() -> None:

@@ -24,6 +24,7 @@ from bibench.tracks.lookup import (
     algorithms_in,
     by_seed,
     check_comparable,
+    entered_as_0,
     make_score,
     measured,
     not_measured,
@@ -211,6 +212,38 @@ def test_figures_that_cannot_be_compared(change: dict[str, str], what: str) -> N
     assert "run one of them again" in str(caught.value)
 
 
+@pytest.mark.parametrize("algorithm", ["bnn", "fda"])
+@pytest.mark.parametrize(
+    ("track", "mode", "name", "conditions", "units"),
+    [
+        (training_consumption, "literal", "time_cost", {}, ("percent", "ratio")),
+        (theoretical_complexity, "literal", "speedup", {}, ("ratio", "percent")),
+        (theoretical_complexity, "literal", "compression", {}, ("ratio", "percent")),
+        (theoretical_complexity, "paper", "speedup", {"counting": "paper"}, ("ratio", "percent")),
+        (hardware_inference, "literal", "storage_compression", {}, ("ratio", "bytes")),
+    ],
+)
+def test_figures_of_two_units_are_not_averaged(
+    algorithm: str, track: Track, mode: Any, name: str, conditions: dict[str, str], units: tuple[str, str]
+) -> None:
+    made = everything((0, 1), numbers(6))
+    changed = next(
+        one for one in made.records if (one.run.architecture, one.run.algorithm, one.run.seed) == ("vgg", algorithm, 1)
+    )
+    figures = [
+        one.model_copy(update={"unit": units[1]}) if (one.name, one.conditions) == (name, conditions) else one
+        for one in changed.figures
+    ]
+    assert changed.figures != tuple(figures)
+    mixed = with_records(made, {changed.id: changed.model_copy(update={"figures": tuple(figures)})})
+    with pytest.raises(ScoreError, match="cannot compare") as caught:
+        score(mixed, [track], mode)
+    text = str(caught.value)
+    assert f"'{changed.id}' (unit of {name} '{units[1]}')" in text
+    other = next(one for one in made.records if one.id != changed.id and one.id in text)
+    assert f"'{other.id}' (unit of {name} '{units[0]}')" in text
+
+
 def test_other_data_cannot_be_compared() -> None:
     own = ok_record(run_config("t", "a", "bnn"), 60.0, data="one")
     full = ok_record(run_config("t", "a", "fp32"), 80.0, data="two")
@@ -242,6 +275,13 @@ def test_overall_enters_a_negative_component_as_0() -> None:
     }
     assert overall([{0: 3.0}, [Lack("x")], [Lack("y")]]) == [Lack("x"), Lack("y")]
     assert overall([]) == []
+
+
+def test_a_component_that_is_entered_as_0_is_named() -> None:
+    parts = {"a": {0: 3.0, 1: 0.0}, "b": {0: -4.0, 1: 4.0, 2: -9.0}, "c": {0: -1.0, 1: -2.0}}
+    assert entered_as_0(parts) == "b is negative for 1 of 2 seeds, entered as 0; c is negative, entered as 0"
+    assert entered_as_0({"a": parts["a"]}) == entered_as_0({}) == ""
+    assert entered_as_0({**parts, "d": [Lack("x")]}) == ""  # nothing is entered into what has no value
 
 
 @pytest.mark.parametrize(

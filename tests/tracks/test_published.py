@@ -143,7 +143,7 @@ def test_subsets_stand_beside_subsets_and_units_must_agree() -> None:
         (None, 50.0, whole.value),
         ("airplane", 30.0, airplane.value),
     ]
-    assert without_counterpart([], own) == (0, 1)
+    assert without_counterpart([], own) == (0, 2)
     failed = Results(plan=[run], records=[ok_record(run, 0.0, figures=figures, status="failed", reason="NaN")])
     assert beside_raw(failed) == []
     other = Results(plan=[run], records=[ok_record(run, 0.5, unit="ratio")])
@@ -153,6 +153,53 @@ def test_subsets_stand_beside_subsets_and_units_must_agree() -> None:
 
 def test_the_published_results_beside_themselves() -> None:
     rows = beside_raw(published_results())
-    assert len(rows) == 504
-    assert all(row.difference == 0 and row.std is None and row.source for row in rows)
+    assert all(row.difference == 0 and row.source for row in rows)
+    trials = [row for row in rows if row.setting is not None]
+    assert len(trials) == 9 * 8
+    assert all(row.seeds == 5 and row.std is not None for row in trials)
+    corrupted = [row for row in rows if row.corruption is not None]
+    assert len(corrupted) == 9 * 95
+    assert {(row.task, row.architecture) for row in (*trials, *corrupted)} == {("cifar10", "resnet18")}
+    assert len(rows) == 504 + len(trials) + len(corrupted)
+    assert all(row.std is None for row in rows if row.setting is None)
     assert without_counterpart([], published_results()) == (0, 0)
+
+
+def test_scores_on_corrupted_images_stand_beside_those_of_tables_10_and_11() -> None:
+    runs = [run_config("cifar10", "resnet18", "bnn", seed) for seed in (0, 1, 2)]
+    records = []
+    for run, value, origin in zip(runs, (60.0, 62.0, 70.0), ("generated", "generated", "original files"), strict=True):
+        fog = figure("accuracy", value, "percent", {"corruption": "fog", "severity": 3}, mode=origin)
+        mine = figure("accuracy", 1.0, "percent", {"corruption": "mine", "severity": 3}, mode=origin)
+        records.append(ok_record(run, 0.0, figures=(figure("accuracy", 90.0, "percent"), fog, mine)))
+    clean, *rows = beside_raw(Results(plan=runs, records=records))
+    printed = record_of("cifar10", "resnet18", "bnn").figures_under("accuracy", "corruption", "severity")["fog", "3"]
+    assert (clean.corruption, clean.origin, clean.seeds) == (None, None, 3)
+    assert [(row.corruption, row.severity, row.origin, row.own, row.seeds) for row in rows] == [
+        ("fog", 3, "generated", 61.0, 2),  # images of two origins are not averaged
+        ("fog", 3, "original files", 70.0, 1),
+    ]
+    assert all(row.published == printed.value and row.source == printed.source for row in rows)
+    assert rows[0].difference == pytest.approx(61.0 - printed.value)
+    other = [run.model_copy(update={"architecture": "resnet20"}) for run in runs[:1]]
+    others = [ok_record(run, 0.0, figures=records[0].figures) for run in other]
+    assert [row.corruption for row in beside_raw(Results(plan=other, records=others))] == [None]
+
+
+def test_trials_stand_beside_the_mean_of_tables_12_and_13_by_setting() -> None:
+    grid = [run_config("cifar10", "resnet18", "recu", seed, main=False, setting="sgd-0.1x-step") for seed in (0, 1)]
+    main = run_config("cifar10", "resnet18", "recu", 2, setting="sgd-0.1x-step")
+    mine = run_config("cifar10", "resnet18", "recu", 3, main=False, setting="sgd-0.5x-step")
+    records = [ok_record(run, value) for run, value in zip((*grid, main, mine), (80.0, 82.0, 87.0, 1.0), strict=True)]
+    whole, trials = beside_raw(Results(plan=[*grid, main, mine], records=records))
+    printed = [
+        record.figures[0].value
+        for record in published_results().records
+        if (record.run.algorithm, record.run.setting) == ("recu", "sgd-0.1x-step")
+    ]
+    assert len(printed) == 5
+    assert (whole.setting, whole.own, whole.source) == (None, 87.0, "BiBench, Table 7")
+    assert (trials.setting, trials.own, trials.seeds) == ("sgd-0.1x-step", 83.0, 3)
+    assert trials.published == pytest.approx(sum(printed) / 5)
+    assert trials.source is not None
+    assert trials.source.startswith("BiBench, Table 1")

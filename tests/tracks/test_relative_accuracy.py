@@ -162,6 +162,8 @@ def test_negative_scores_count_against_an_algorithm_never_for_it() -> None:
     found = by_metric(learning_task.score(results(values)))
     assert found["t2"].value == pytest.approx(-50.0)
     assert found["om_task"].value == pytest.approx(82.5 / math.sqrt(2))  # not the 68.2 of +50
+    assert found["om_task"].note == "t2 is negative, entered as 0"
+    assert found["t2"].note == ""
 
 
 def test_records_that_cannot_be_compared_are_named() -> None:
@@ -409,6 +411,7 @@ def test_a_negative_component_enters_the_overall_as_0_for_each_seed() -> None:
     assert found["cola"].value == pytest.approx(20.0)  # (-20 + 60)/2: as it is
     # seed 0: sqrt((0 + 6400)/2) = 56.5685, seed 1: sqrt((3600 + 6400)/2) = 70.7107
     assert found["om_task"].value == pytest.approx((56.56854 + 70.71068) / 2, abs=1e-4)
+    assert found["om_task"].note == "cola is negative for 1 of 2 seeds, entered as 0"
 
 
 @pytest.fixture(scope="module")

@@ -122,3 +122,8 @@ def test_scores_never_overflow() -> None:
         assert math.isfinite(one.value)
         assert one.low is not None
         assert math.isfinite(one.low)
+
+
+def test_a_negative_component_of_the_overall_is_named() -> None:
+    found = by_metric(theoretical_complexity.score(made(counted("a", 0, (-1.0, 7.0)))))["om_comp"]
+    assert (found.value, found.note) == (pytest.approx(7 / math.sqrt(2)), "speedup is negative, entered as 0")

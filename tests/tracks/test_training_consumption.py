@@ -194,6 +194,24 @@ def test_the_papers_grid_is_not_reduced(settings: int, seeds: int, reduced: bool
     assert ("reduced" in note) == reduced
 
 
+@pytest.mark.parametrize(
+    ("settings", "seeds", "size"),
+    [
+        (2, 1, "2 settings x 1 seed = 2 trials"),
+        (1, 2, "1 setting x 2 seeds = 2 trials"),
+        (1, 1, "1 setting x 1 seed = 1 trial "),
+    ],
+)
+def test_one_of_a_kind_has_no_plural(settings: int, seeds: int, size: str) -> None:
+    trials = {
+        (name, f"s{setting}", seed): 50.0 + setting + seed
+        for name in ("fp32", "bnn")
+        for setting in range(settings)
+        for seed in range(seeds)
+    }
+    assert size in by_metric(training_consumption.score(made(timed(TIMES), grid(trials))))["sensitivity"].note
+
+
 @pytest.mark.parametrize("algorithm", ["fp32", "bnn"])
 def test_a_missing_or_failed_trial_is_named(algorithm: str) -> None:
     run = trial(algorithm, "adam", 1)

@@ -1,7 +1,9 @@
 """The loop: what a recipe asks for happens, a run is a pure function of its configuration, divergence is a result."""
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from bibench.nn import BinaryLayer, set_progress, summary
 from bibench.recipes import SGD, Cosine
 from bibench.tasks.digits import digits
-from bibench.training import CheckpointError, Diverged, train
+from bibench.training import CheckpointError, Diverged, loop, train
 from bibench.training.checkpoint import load_state
 from bibench.training.loop import evaluate
 from small_runs import ADAM_RECIPE, CONSTANT, DATA, SGD_RECIPE, config, model_of, trained
@@ -42,17 +44,24 @@ def assert_same(one, other):
 
 
 STATEFUL = ("fp32", "reactnet", "recu", "fda", "pact")  # parameters of their own, schedules, noise, penalties
-RESUMED = [("fp32", SGD_RECIPE), ("recu", SGD_RECIPE), *((name, ADAM_RECIPE) for name in STATEFUL)]
+PARTLY = replace(SGD_RECIPE, epochs=None, steps=2 * STEPS + 3)  # the third epoch has 3 of its 5 steps
+RESUMED = [
+    *((name, SGD_RECIPE) for name in ("fp32", "recu")),
+    *((name, ADAM_RECIPE) for name in STATEFUL),
+    *((name, PARTLY) for name in ("fp32", "recu", "pact")),
+]
 
 
-@pytest.mark.parametrize(("algorithm", "recipe"), RESUMED, ids=[f"{a}-{r.optimizer.name}" for a, r in RESUMED])
+@pytest.mark.parametrize(
+    ("algorithm", "recipe"), RESUMED, ids=[f"{a}-{r.optimizer.name}-{r.budget}-{r.unit}" for a, r in RESUMED]
+)
 def test_interrupted_and_continued_it_ends_bit_for_bit_the_same(tmp_path, algorithm, recipe):
     run = config(algorithm, recipe)
     undisturbed = trained(run, tmp_path / "undisturbed", layers=True)
-    total = STEPS * recipe.epochs
+    total = recipe.total_steps(STEPS)
 
     folder = tmp_path / "interrupted"
-    for step, epoch in ((STEPS + 2, 1), (2 * STEPS + 4, 2)):  # in the middle of the second and of the third epoch
+    for step, epoch in ((STEPS + 2, 1), (2 * STEPS + 2, 2)):  # in the middle of the second and of the third epoch
         torch.manual_seed(step)  # a new process has another generator state
         with pytest.raises(Stop):
             trained(run, folder, layers=True, checkpoint_seconds=0, on_progress=stop_at(step, total))
@@ -95,6 +104,85 @@ def test_history_has_the_recipes_learning_rates(tmp_path):
     cosine = [0.1 * (1 + np.cos(np.pi * (step / 20 - 0.5) / 0.5)) / 2 for step in (14, 19)]
     assert [row["lr"] for row in state.history] == pytest.approx([*warm, *cosine], rel=1e-12)
     assert [row["epoch"] for row in state.history] == [1, 2, 3, 4]
+
+
+def watched(monkeypatch):
+    """The learning rate and loss of every step from here on."""
+    steps: list[tuple[float, float]] = []
+
+    def optimize(fabric, network, optimizer, batch, **settings):
+        loss = original(fabric, network, optimizer, batch, **settings)
+        steps.append((optimizer.param_groups[0]["lr"], float(loss)))
+        return loss
+
+    original = loop.optimize
+    monkeypatch.setattr(loop, "optimize", optimize)
+    return steps
+
+
+def test_a_budget_in_steps_has_just_these(tmp_path, monkeypatch):
+    steps = watched(monkeypatch)
+    shares: list[float] = []
+    recipe = replace(PARTLY, schedule=Cosine(), warmup=0.25)
+    result = trained(config("recu", recipe), tmp_path, on_progress=shares.append)
+    assert [rate for rate, _ in steps] == [recipe.learning_rate(step / 13) for step in range(13)]
+    assert shares == [step / 13 for step in range(14)]
+    history = result.state.history
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert [row["lr"] for row in history] == [steps[step][0] for step in (4, 9, 12)]
+    losses = [loss for _, loss in steps]
+    means = [np.mean(part) for part in (losses[:5], losses[5:10], losses[10:])]
+    assert [row["train_loss"] for row in history] == pytest.approx(means, rel=1e-6)
+    expected = model_of(config("recu", recipe))
+    set_progress(expected, 2, 3)
+    assert tau(result.model) == tau(expected)
+
+
+@pytest.mark.parametrize("steps", [1, STEPS - 1, STEPS])
+def test_less_than_an_epoch_is_one_row(tmp_path, monkeypatch, steps):
+    seen = watched(monkeypatch)
+    result = trained(config("fp32", replace(PARTLY, steps=steps)), tmp_path)
+    assert len(seen) == steps
+    assert [row["epoch"] for row in result.state.history] == [1]
+
+
+def test_the_steps_of_whole_epochs_are_these_epochs(tmp_path):
+    epochs = trained(config("recu", SGD_RECIPE), tmp_path / "epochs")
+    steps = trained(config("recu", replace(SGD_RECIPE, epochs=None, steps=3 * STEPS)), tmp_path / "steps")
+    assert_same(steps, epochs)
+
+
+@dataclass
+class Open:
+    """A split that knows how many of its iterators are open, as worker processes would be."""
+
+    split: Any
+    open: int = 0
+    most: int = field(default=0)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batches(self, batch_size: int, **settings: Any) -> Iterator[Any]:
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            yield from self.split.batches(batch_size, **settings)
+        finally:
+            self.open -= 1
+
+
+def test_batches_are_read_no_longer_than_they_are_trained_on(tmp_path):
+    split = Open(DATA.train)
+
+    def evaluate(model, batches):
+        assert split.open == 0
+        return digits.evaluate(model, batches)
+
+    run = config("fp32", PARTLY)
+    task, data = replace(digits, evaluate=evaluate), replace(DATA, train=split)
+    train(run, model_of(run), task=task, data=data, folder=tmp_path)
+    assert (split.open, split.most) == (0, 1)
 
 
 def test_the_first_step_of_a_warmup_changes_no_parameter(tmp_path):
@@ -216,10 +304,11 @@ def test_every_phase_is_timed(tmp_path):
     assert min(phases.values()) > 0
 
 
-def test_the_rules_know_the_epoch_also_after_an_interruption(tmp_path):
-    def tau(model):
-        return {float(layer.weight_rule.tau) for layer in model.modules() if isinstance(layer, BinaryLayer)}
+def tau(model):
+    return {float(layer.weight_rule.tau) for layer in model.modules() if isinstance(layer, BinaryLayer)}
 
+
+def test_the_rules_know_the_epoch_also_after_an_interruption(tmp_path):
     run = config("recu")
     expected = model_of(run)
     set_progress(expected, 2, 3)

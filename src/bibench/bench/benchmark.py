@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 
 from bibench import registry
+from bibench.bench.calibration import calibrate
 from bibench.bench.executor import Listener, run_plan
-from bibench.bench.plan import PlanError, Selection, make_plan, with_parents
+from bibench.bench.plan import Budget, PlanError, Selection, make_plan, with_parents
 from bibench.bench.store import Store, StoreError
 from bibench.bench.suite import Suite
 from bibench.bench.worker import Outcome, Settings, load_data
@@ -57,27 +59,31 @@ class Prepared:
         runs: the plan.
         description: name and settings that must be the same whenever the store is used.
         data: fingerprint of the data by task.
+        calibration: seconds of an iteration, where the budget is given in seconds.
     """
 
     runs: list[RunConfig]
     description: dict[str, Any]
     data: dict[str, str]
+    calibration: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def prepare(
     suite: Suite,
     settings: Settings,
     *,
-    epochs: int | None = None,
+    budget: Budget | None = None,
     only: Selection | None = None,
     missing: str | None = None,
     devices: int = 1,
+    partners: bool = True,
 ) -> Prepared:
     """Plan a suite's runs and check everything that can be checked beforehand; nothing is written.
 
     Args:
         suite, settings: what to run, and how.
-        epochs, only, devices: see `make_plan`.
+        budget, only, devices, partners: see `make_plan`. For a budget in seconds, iterations are timed here, unless the
+            store has their times already.
         missing: a metric; only the runs that would complete its scores.
 
     Raises:
@@ -89,14 +95,25 @@ def prepare(
             what = "is a folder, not a file" if settings.checkpoint.is_dir() else "no such file"
             raise CheckpointError(f"--checkpoint {settings.checkpoint}: {what}; expected weights as safetensors")
         checkpoint = file_sha256(settings.checkpoint)
-    runs = make_plan(suite, epochs=epochs, only=only, checkpoint=checkpoint, devices=devices)
+    store = Store(settings.out)
+    calibration: dict[str, float] = {}
+    plan = functools.partial(make_plan, checkpoint=checkpoint, devices=devices, partners=partners)
+    part = suite
+    if budget is not None and budget.seconds is not None:
+        # Which networks there are doesn't depend on the budget, but the names of points do.
+        trial = Budget(steps=_MANY_STEPS)
+        wanted = {key: values for key, values in (only or {}).items() if key != "point"}
+        planned = plan(suite, budget=trial, only=wanted)
+        calibration = calibrate(planned, settings, store.calibration())
+        budget = dataclasses.replace(budget, calibration=calibration)
+        part = _part(suite, planned)  # what wasn't asked for wasn't timed
+    runs = plan(part, budget=budget, only=only)
     networks = sorted({(run.task, run.architecture) for run in runs})
     if checkpoint and len(networks) > 1:
         listed = ", ".join(f"{task} {architecture}" for task, architecture in networks)
         raise PlanError(
             f"--checkpoint holds one network, and the plan has {len(networks)} ({listed}); narrow it with --only"
         )
-    store = Store(settings.out)
     if missing is not None:
         runs = missing_runs(suite, runs, store, missing)
     unfinished = [run for run in runs if store.unfinished(run, settings.tracks)]
@@ -109,11 +126,30 @@ def prepare(
             architecture: Architecture = registry.get("architectures", unfinished[0].architecture)
             task: Task = registry.get("tasks", name)
             load_weights(settings.checkpoint, architecture.build(task.input_shape, loaded.outputs))
-    return Prepared(runs=runs, description=_description(suite, epochs, checkpoint, devices), data=data)
+    description = _description(suite, budget, checkpoint, devices)
+    return Prepared(runs=runs, description=description, data=data, calibration=calibration)
+
+
+def _part(suite: Suite, runs: Sequence[RunConfig]) -> Suite:
+    """The networks and algorithms of a suite that some of its runs have."""
+    networks = {(run.task, run.architecture) for run in runs}
+    tasks = []
+    for entry in suite.tasks:
+        task: Task = registry.get("tasks", entry.task)
+        every = (*(entry.architectures or task.architectures), *entry.on_request)
+        names = tuple(name for name in every if (entry.task, name) in networks)
+        if names:
+            tasks.append(entry.model_copy(update={"architectures": names, "on_request": ()}))
+    titles = {run.algorithm for run in runs}
+    algorithms = tuple(entry for entry in suite.algorithms if entry.title in titles)
+    return suite.model_copy(update={"tasks": tuple(tasks), "algorithms": algorithms})
 
 
 def missing_runs(suite: Suite, runs: Sequence[RunConfig], store: Store, metric: str) -> list[RunConfig]:
     """The runs of a plan that would complete a metric, with the full-precision runs that they need.
+
+    Only scores that are ``incomplete`` count. One failed run makes its algorithm's score ``failed``, which other runs
+    wouldn't complete: what that algorithm lacks beside is left out, and runs only with the whole suite.
 
     Raises:
         PlanError: no track of the suite has the metric, or nothing of the plan would complete it.
@@ -133,13 +169,23 @@ def missing_runs(suite: Suite, runs: Sequence[RunConfig], store: Store, metric: 
     return with_parents(chosen, runs)
 
 
-_MAY_CHANGE = {"algorithms", "on_request", "seeds", "layer_statistics"}
+_MANY_STEPS = 10**9
+
+_MAY_CHANGE = {"algorithms", "on_request", "seeds", "layer_statistics", "curves", "splits"}
+
+_ADDED = {"share": 0.5, "optimizer_state": "reset", "steps": None, "seconds": None}
+"""What came later is told to a store where it differs from this, so that earlier stores still fit."""
 
 
-def _description(suite: Suite, epochs: int | None, checkpoint: str | None, devices: int) -> dict[str, Any]:
+def _description(suite: Suite, budget: Budget | None, checkpoint: str | None, devices: int) -> dict[str, Any]:
     """What must stay the same in one store. More algorithms, seeds or other parts of the suite may follow later."""
     content: dict[str, Any] = json.loads(suite.model_dump_json(exclude=_MAY_CHANGE))
-    return content | {"epochs": epochs, "checkpoint": checkpoint, "devices": devices}
+    for unit in ("epochs", "steps", "seconds"):
+        content[unit] = getattr(budget, unit, None)
+    content |= {"checkpoint": checkpoint, "devices": devices}
+    if suite.measure.iterations is None:
+        del content["measure"]["iterations"]  # which came later too
+    return {key: value for key, value in content.items() if key not in _ADDED or value != _ADDED[key]}
 
 
 def run_suite(
@@ -148,10 +194,11 @@ def run_suite(
     *,
     jobs: int,
     listener: Callable[[list[RunConfig]], Listener],
-    epochs: int | None = None,
+    budget: Budget | None = None,
     only: Selection | None = None,
     missing: str | None = None,
     devices: int = 1,
+    partners: bool = True,
 ) -> tuple[list[RunConfig], list[Outcome]]:
     """Run what of a suite isn't finished yet; see `prepare` and `run_plan`.
 
@@ -168,9 +215,9 @@ def run_suite(
         layers=suite.layer_statistics or settings.layers,
     )
     store = Store(settings.out)
-    prepared = prepare(suite, settings, epochs=epochs, only=only, missing=missing, devices=devices)
+    prepared = prepare(suite, settings, budget=budget, only=only, missing=missing, devices=devices, partners=partners)
     with store.locked():
-        store.claim(prepared.description, prepared.runs, prepared.data)
+        store.claim(prepared.description, prepared.runs, prepared.data, prepared.calibration)
         todo = [run for run in prepared.runs if store.unfinished(run, settings.tracks)]
         return prepared.runs, run_plan(prepared.runs, settings, jobs=jobs, listener=listener(todo))
 

@@ -18,7 +18,7 @@ from bibench.records import RunConfig
 from bibench.tasks.base import Batch, Task
 from bibench.training.step_time import TrainingStep, measure_steps
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["Estimate", "estimate", "samples_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +73,23 @@ def estimate(runs: Sequence[RunConfig], on_progress: Callable[[str], None] = lam
         torch.set_num_threads(threads)
     seconds: dict[tuple[str, str], float | None] = {}
     for network in networks:
-        samples = registry.get("tasks", network[0]).training_samples
-        epochs = sum(
-            run.known_recipe.epochs * factors[run.algorithm]
+        counts = [
+            (samples_of(run), factors[run.algorithm])
             for run in runs
             if (run.task, run.architecture) == network and run.method != "checkpoint"
-        )
-        seconds[network] = None if samples is None else per_sample[network] * samples * epochs
+        ]
+        known = [count * factor for count, factor in counts if count is not None]
+        seconds[network] = per_sample[network] * sum(known) if len(known) == len(counts) else None
     return Estimate(seconds=seconds, probe=probe, factors=factors)
+
+
+def samples_of(run: RunConfig) -> int | None:
+    """Training samples that a run sees, over all its epochs; None where the task's number isn't known."""
+    recipe = run.known_recipe
+    if recipe.steps is not None:
+        return recipe.steps * recipe.batch_size
+    samples: int | None = registry.get("tasks", run.task).training_samples
+    return None if samples is None else recipe.budget * samples
 
 
 def _seconds(network: tuple[str, str], runs: Sequence[RunConfig | None], recipe: Recipe) -> list[float]:

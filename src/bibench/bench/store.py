@@ -3,10 +3,12 @@
 OUT/suite.json                     what this store is for
 OUT/plan.json                      the runs that were asked for so far
 OUT/data.json                      fingerprint of the data that runs saw, by task
+OUT/calibration.json               seconds of an iteration, where budgets were given in seconds
 OUT/runs/ID/record.json            the result; its existence means that the run is finished
 OUT/runs/ID/epochs.csv             figures of every epoch
 OUT/runs/ID/layers.csv             statistics of every layer and epoch, on request
 OUT/runs/ID/model.safetensors      final weights
+OUT/runs/ID/optimizer.safetensors  the optimizer's final state, where another run starts from it
 OUT/runs/ID/predictions.safetensors  score of every test sample
 OUT/runs/ID/checkpoint*            while the run isn't finished
 OUT/runs/ID/error.log              traceback of an unexpected error, until the run is finished
@@ -110,13 +112,20 @@ class Store:
                 f"{self.root} is not an empty folder and holds no results of bibench; choose another --out"
             )
 
-    def claim(self, suite: Mapping[str, Any], runs: Sequence[RunConfig], data: Mapping[str, str]) -> None:
+    def claim(
+        self,
+        suite: Mapping[str, Any],
+        runs: Sequence[RunConfig],
+        data: Mapping[str, str],
+        calibration: Mapping[str, float] | None = None,
+    ) -> None:
         """Make the folder this suite's, and remember which runs were asked for and on which data.
 
         Args:
             suite: name and settings, which must be the same whenever the store is used, save description and tracks.
             runs: what is asked for this time; added to what was.
             data: fingerprint of the data by task.
+            calibration: seconds of an iteration, where the runs' budgets were given in seconds.
 
         Raises:
             StoreError: it holds another suite's results, results on other data, or other files; nothing is written.
@@ -141,11 +150,17 @@ class Store:
         for run in runs:
             before = known.get(run.id, run)
             # Asked for before as a part of a grid, or now: it stays what it was.
-            kept = {"main": run.main or before.main, "setting": run.setting or before.setting}
+            kept = {
+                "main": run.main or before.main,
+                "setting": run.setting or before.setting,
+                "point": run.point or before.point,
+            }
             known[run.id] = run.model_copy(update=kept)
         _refuse_namesakes(self.root, known.values())
         write_json(path, dict(suite))
         write_json(self.root / "data.json", self._data() | dict(data))
+        if calibration:
+            write_json(self.root / "calibration.json", self.calibration() | dict(calibration))
         write_json(self.root / "plan.json", _PLAN.dump_python(list(known.values()), mode="json"))
 
     def suite(self) -> dict[str, Any]:
@@ -171,6 +186,20 @@ class Store:
         except ValueError as error:
             raise StoreError(f"{path}: {error}") from error
         return plan
+
+    def calibration(self) -> dict[str, float]:
+        """Seconds of a training iteration that budgets in seconds were turned into steps with, by network.
+
+        Raises:
+            StoreError: the file isn't a table of positive numbers.
+        """
+        path = self.root / "calibration.json"
+        content = self._json(path) if path.is_file() else {}
+        if not isinstance(content, dict) or not all(
+            isinstance(value, float) and 0 < value < math.inf for value in content.values()
+        ):
+            raise StoreError(f"{path}: expected a JSON object of seconds by network; delete it to measure anew")
+        return content
 
     def folder(self, run_id: str) -> Path:
         """The folder of a run."""
@@ -227,6 +256,10 @@ class Store:
     def weights(self, run_id: str) -> Path:
         """Where the final weights of a run are."""
         return self.folder(run_id) / "model.safetensors"
+
+    def optimizer(self, run_id: str) -> Path:
+        """Where the optimizer's final state of a run is, if it is kept."""
+        return self.folder(run_id) / "optimizer.safetensors"
 
     def write_predictions(self, run_id: str, per_sample: npt.NDArray[np.float32]) -> None:
         """Keep the score of every test sample."""
@@ -303,15 +336,15 @@ def _refuse_namesakes(root: Path, runs: Iterable[RunConfig]) -> None:
     """Refuse two configurations that a score could not tell apart."""
     seen: dict[tuple[str, str, str, int, str | None], RunConfig] = {}
     for run in runs:
-        if not run.main and run.setting is None:  # only what others start from: no score looks at it
-            continue
-        place = None if run.main else run.setting
-        other = seen.setdefault((run.task, run.architecture, run.algorithm, run.seed, place), run)
-        if other.id != run.id:
-            raise StoreError(
-                f"{root} already has '{run.algorithm}' with other settings ({other.id}, now {run.id}); "
-                "give the new one a label of its own, or choose another --out"
-            )
+        # What others only start from has none of these: no score looks at it.
+        places = [None] if run.main else [place for place in (run.setting, run.point) if place is not None]
+        for place in places:
+            other = seen.setdefault((run.task, run.architecture, run.algorithm, run.seed, place), run)
+            if other.id != run.id:
+                raise StoreError(
+                    f"{root} already has '{run.algorithm}' with other settings ({other.id}, now {run.id}); "
+                    "give the new one a label of its own, or choose another --out"
+                )
 
 
 def _short(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from bibench import registry
 from bibench.nn import resolve
-from bibench.recipes import SGD, Adam, Cosine, Optimizer, Recipe, Schedule, Step
+from bibench.recipes import SGD, Adam, Cosine, Optimizer, Recipe, Schedule, Step, split_budget
 from bibench.tasks.base import Task
 from bibench.tasks.corruptions import CORRUPTIONS
 from bibench.tracks.base import Measuring
@@ -22,16 +23,26 @@ from bibench.tracks.base import Measuring
 __all__ = [
     "AlgorithmEntry",
     "AwaitedEntry",
+    "BinarizedMethod",
+    "Curves",
     "Sensitivity",
+    "Splits",
     "Suite",
     "SuiteError",
     "TaskEntry",
+    "check_partial",
     "load_suite",
     "recipe_for",
     "shipped_suites",
 ]
 
 _RECIPE: TypeAdapter[Recipe] = TypeAdapter(Recipe)
+
+BinarizedMethod = Literal["fine_tune", "from_scratch", "partial_pretraining"]
+"""How a binarized network can come about, see `bibench.training.methods`."""
+
+_Part = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
 _TRACKS = (
     "learning_task",
     "neural_architecture",
@@ -104,11 +115,13 @@ class AwaitedEntry(_Frozen):
     Args:
         task, architectures: their names to be.
         title: the rows of the paper that wait for it.
+        track: where only what this track measures on a task's runs waits; None where the runs do.
     """
 
     task: str
     architectures: Annotated[tuple[str, ...], Field(min_length=1)]
     title: str = ""
+    track: str | None = None
 
 
 class Sensitivity(_Frozen):
@@ -133,7 +146,7 @@ class Sensitivity(_Frozen):
     rates: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(min_length=1)] = (1.0, 0.1)
     schedules: Annotated[tuple[Schedule, ...], Field(min_length=1)] = (Cosine(), Step(milestones=(0.5, 0.75)))
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    method: Literal["fine_tune", "from_scratch"] | None = None
+    method: BinarizedMethod | None = None
     release_momentum: bool = False
 
     @field_validator("seeds", mode="before")
@@ -162,6 +175,41 @@ class Sensitivity(_Frozen):
         return found
 
 
+class Curves(_Frozen):
+    """Training curves: the score that trainings of different lengths reach (Partial pre-training, figures 1 and 2).
+
+    Every point is a training of its own, with the whole schedule compressed into its budget.
+
+    Args:
+        budgets: parts of the recipe's budget; 1 is all of it.
+        methods: which trainings. ``partial_pretraining`` has the budget in total, as the others do; ``fine_tune``
+            starts from the whole full-precision training and has the budget beside it.
+        shares: full precision's shares of the budget in partial pre-training; the suite's by default.
+    """
+
+    budgets: Annotated[tuple[_Part, ...], Field(min_length=1)] = (0.0625, 0.125, 0.25, 0.5, 1.0)
+    methods: Annotated[tuple[Literal["full_precision", BinarizedMethod], ...], Field(min_length=1)] = (
+        "full_precision",
+        "from_scratch",
+        "partial_pretraining",
+    )
+    shares: tuple[_Share, ...] = ()
+
+
+class Splits(_Frozen):
+    """Partial pre-training with every length of one part beside every length of the other (its figure 3).
+
+    Args:
+        task, architecture: the network.
+        full_precision, binarized: lengths of the two parts, as parts of the recipe's budget.
+    """
+
+    task: str
+    architecture: str
+    full_precision: Annotated[tuple[_Part, ...], Field(min_length=1)]
+    binarized: Annotated[tuple[_Part, ...], Field(min_length=1)]
+
+
 class Suite(_Frozen):
     """A benchmark: every algorithm on every architecture of every task, for every seed.
 
@@ -172,8 +220,14 @@ class Suite(_Frozen):
         algorithms: names, or ``{name, options, label}``.
         on_request: algorithms that run only when ``--only algorithm=NAME`` asks for them.
         seeds: how many (0, 1, ...), or which.
-        method: how binarized networks start: ``fine_tune`` from the full-precision run's weights (the paper's), or
-            ``from_scratch`` from its initialisation.
+        method: how binarized networks start: ``fine_tune`` from the full-precision run's weights (the paper's),
+            ``from_scratch`` from its initialisation, or ``partial_pretraining`` from a full-precision run that has a
+            share of the budget.
+        share: that share.
+        optimizer_state: of partial pre-training: ``reset`` gives the binarized part an optimizer without history;
+            ``keep`` gives it the momenta of the full-precision part, where both have the same kind of optimizer.
+        curves: trainings of different lengths; None for none.
+        splits: partial pre-training with different shares; None for none.
         tracks: which scores.
         sensitivity: the grid of hyperparameter settings for the training-consumption track; None for none.
         measure: how much the tracks measure on a finished run.
@@ -190,7 +244,11 @@ class Suite(_Frozen):
     algorithms: tuple[AlgorithmEntry, ...]
     on_request: tuple[AlgorithmEntry, ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
-    method: Literal["fine_tune", "from_scratch"] = "fine_tune"
+    method: BinarizedMethod = "fine_tune"
+    share: _Share = 0.5
+    optimizer_state: Literal["reset", "keep"] = "reset"
+    curves: Curves | None = None
+    splits: Splits | None = None
     tracks: tuple[str, ...] = _TRACKS
     sensitivity: Sensitivity | None = None
     measure: Measuring = Measuring()
@@ -217,9 +275,12 @@ class Suite(_Frozen):
 def recipe_for(entry: TaskEntry, task: Task, kind: Literal["full_precision", "binarized"]) -> Recipe:
     """The task's default recipe with the suite's fields in place of its own.
 
-    An optimizer or schedule without a ``name`` is the default one with some of its fields replaced.
+    An optimizer or schedule without a ``name`` is the default one with some of its fields replaced; a budget in steps
+    takes the place of one in epochs.
     """
     default = dataclasses.asdict(getattr(task, kind))
+    if {"epochs", "steps"} & getattr(entry, kind).keys():
+        default |= {"epochs": None, "steps": None}
     own = {
         key: default[key] | value if isinstance(value, dict) and "name" not in value and key in default else value
         for key, value in getattr(entry, kind).items()
@@ -322,6 +383,9 @@ def _check_names(suite: Suite, root: yaml.Node, where: str) -> None:
                 )
             labels.add(label)
     _check_sensitivity(suite, at, root, where)
+    _check_partial(suite, at, root, where)
+    if suite.splits is not None:
+        _check_network(suite, "splits", at, root, where)
     for j, name in enumerate(suite.measure.corruptions):
         if name not in CORRUPTIONS:
             near = registry.did_you_mean(name, CORRUPTIONS)
@@ -337,21 +401,74 @@ def _check_sensitivity(suite: Suite, at: Callable[..., Any], root: yaml.Node, wh
     grid = suite.sensitivity
     if grid is None:
         return
-    task: Task = at(("sensitivity", "task"), lambda: registry.get("tasks", grid.task))
-    at(("sensitivity", "architecture"), lambda: registry.get("architectures", grid.architecture))
+    task = _check_network(suite, "sensitivity", at, root, where)
     line = _line(root, ("sensitivity",))
-    networks = {(e.task, n) for e in suite.tasks for n in (*(e.architectures or task.architectures), *e.on_request)}
-    if (grid.task, grid.architecture) not in networks:
-        raise SuiteError(
-            f"{where}, line {line}: the sensitivity grid is on task '{grid.task}' with architecture "
-            f"'{grid.architecture}', which the suite's tasks don't have; add it there, or choose one of "
-            f"{', '.join(' with '.join(network) for network in sorted(networks))}"
-        )
     count = len(grid.optimizers) * len(grid.rates) * len(grid.schedules)
     if len(grid.settings(task.binarized)) < count:
         raise SuiteError(
             f"{where}, line {line}: two settings of the sensitivity grid have the same name; give each optimizer, rate "
             "and kind of schedule once"
+        )
+
+
+def _check_network(suite: Suite, key: str, at: Callable[..., Any], root: yaml.Node, where: str) -> Task:
+    """Check that the network of a part of the suite is one of its networks; returns its task."""
+    part = getattr(suite, key)
+    task: Task = at((key, "task"), lambda: registry.get("tasks", part.task))
+    at((key, "architecture"), lambda: registry.get("architectures", part.architecture))
+    networks = {
+        (entry.task, name)
+        for entry in suite.tasks
+        for name in (*(entry.architectures or registry.get("tasks", entry.task).architectures), *entry.on_request)
+    }
+    if (part.task, part.architecture) not in networks:
+        raise SuiteError(
+            f"{where}, line {_line(root, (key,))}: '{key}' is on task '{part.task}' with architecture "
+            f"'{part.architecture}', which the suite's tasks don't have; add it there, or choose one of "
+            f"{', '.join(' with '.join(network) for network in sorted(networks))}"
+        )
+    return task
+
+
+def _check_partial(suite: Suite, at: Callable[..., Any], root: yaml.Node, where: str) -> None:
+    """Check that the budgets of partial pre-training can be split in two."""
+    grid = suite.sensitivity
+    grid_method = (grid.method or suite.method) if grid is not None else None
+    methods = {suite.method, grid_method, *(suite.curves.methods if suite.curves else ())}
+    if "partial_pretraining" not in methods and suite.splits is None:
+        return
+    for i, entry in enumerate(suite.tasks):
+        task: Task = registry.get("tasks", entry.task)
+        full, binarized = recipe_for(entry, task, "full_precision"), recipe_for(entry, task, "binarized")
+        at(("tasks", i), partial(check_partial, task, full, binarized, suite.optimizer_state))
+        if suite.method == "partial_pretraining":
+            at(("share",), partial(split_budget, binarized.budget, suite.share))
+        names = (*(entry.architectures or task.architectures), *entry.on_request)
+        on_grid = grid is not None and (grid.task, grid.architecture) in {(task.name, name) for name in names}
+        if grid is not None and on_grid and grid_method == "partial_pretraining":
+            for own in grid.settings(binarized).values():
+                at(("sensitivity",), partial(check_partial, task, full, own, suite.optimizer_state))
+
+
+def check_partial(task: Task, full: Recipe, binarized: Recipe, optimizer_state: Literal["reset", "keep"]) -> None:
+    """Check that the two recipes of a task can share one budget, and the optimizer's state where it is kept.
+
+    Raises:
+        ValueError: they can't.
+    """
+    for what, one, other in (
+        ("batch_size", full.batch_size, binarized.batch_size),
+        ("unit of the budget", full.unit, binarized.unit),
+    ):
+        if one != other:
+            raise ValueError(
+                f"partial pre-training splits one budget, so both recipes of task '{task.name}' need the same {what}; "
+                f"full_precision has {one}, binarized {other}"
+            )
+    if optimizer_state == "keep" and full.optimizer.name != binarized.optimizer.name:
+        raise ValueError(
+            f"optimizer_state is 'keep', but task '{task.name}' has {full.optimizer.name} in full precision and "
+            f"{binarized.optimizer.name} binarized; give both the same optimizer, or choose 'reset'"
         )
 
 
@@ -367,6 +484,8 @@ def _explain(
     if first["type"] == "missing":
         return f"{where}, line {_line(root, loc)}: '{key}' is missing"
     said = _IN_YAML.get(first["type"], first["msg"])
+    if first["type"] == "value_error" and isinstance(first["input"], dict):  # of a whole recipe: it is long
+        return f"{where}, line {_line(root, loc)}: '{key}': {said.removeprefix('Value error, ')}"
     return f"{where}, line {_line(root, loc)}: '{key}' is {first['input']!r}: {said}"
 
 
@@ -384,6 +503,8 @@ _PARTS: dict[str, tuple[type[Any], ...]] = {
     "on_request": (AlgorithmEntry,),
     "sensitivity": (Sensitivity, SGD, Adam, Step, Cosine),
     "measure": (Measuring,),
+    "curves": (Curves,),
+    "splits": (Splits,),
     "awaiting": (AwaitedEntry,),
 }
 

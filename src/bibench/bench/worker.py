@@ -27,8 +27,17 @@ from bibench.nn import BinarizeError, set_progress
 from bibench.records import Absence, Environment, Figure, Record, RecordError, RunConfig
 from bibench.tasks.base import Data, DataError, Evaluation, Task
 from bibench.tracks.base import FinishedRun, Measuring, Track
-from bibench.training import Diverged, build_model, load_weights, save_weights, train
-from bibench.training.checkpoint import CheckpointError, State, file_sha256, remove_state
+from bibench.training import (
+    Diverged,
+    build_model,
+    convert,
+    full_precision_model,
+    load_weights,
+    save_weights,
+    train,
+)
+from bibench.training.checkpoint import CheckpointError, State, file_sha256, remove_state, save_optimizer
+from bibench.training.loop import steps_an_epoch
 
 __all__ = ["Outcome", "Settings", "execute", "load_data"]
 
@@ -137,10 +146,17 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
     if done is not None:
         return _measure_again(done, config, settings, store, task=task, data=data, architecture=architecture)
     start = settings.checkpoint if config.method == "checkpoint" else None
+    optimizer_start = None
     if config.parent is not None:
         start = _weights_of(store, config.parent)
-    model = build_model(config, task=task, architecture=architecture, data=data, start=start)
-    loading = time.perf_counter() - began
+        if config.optimizer_state == "keep":
+            optimizer_start = _optimizer_of(store, config.parent)
+    model = full_precision_model(config, task=task, architecture=architecture, data=data, start=start)
+    before = {"load": time.perf_counter() - began}
+    if config.operator is not None:
+        began = time.perf_counter()
+        model = convert(config, model, task)
+        before["convert"] = time.perf_counter() - began
 
     def finish(status: Literal["ok", "failed"], state: State, **content: Any) -> Record:
         if state.history:
@@ -151,7 +167,7 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
             id=config.id,
             run=config,
             status=status,
-            phases={"load": loading} | state.phases,
+            phases=before | state.phases,
             data=data.fingerprint,
             notes=data.notes,
             environment=environment(settings),
@@ -174,6 +190,7 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
             threads=settings.threads,
             checkpoint_seconds=settings.checkpoint_seconds,
             layers=settings.layers,
+            optimizer_start=optimizer_start,
             on_progress=on_progress,
         )
     except Diverged as error:
@@ -194,6 +211,10 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
     store.write_predictions(config.id, trained.evaluation.per_sample)
     weights = store.weights(config.id)
     save_weights(weights, trained.model)
+    kept = None
+    if config.optimizer_state == "keep" and config.operator is None:
+        kept = store.optimizer(config.id)
+        save_optimizer(kept, trained.model, trained.optimizer)
     return finish(
         "ok",
         trained.state,
@@ -201,6 +222,7 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
         absences=tuple(item for item in taken if isinstance(item, Absence)),
         measured=tracks,
         weights=file_sha256(weights),
+        optimizer=None if kept is None else file_sha256(kept),
     )
 
 
@@ -231,7 +253,7 @@ def _measure_again(
     began = time.perf_counter()
     model = build_model(config, task=task, architecture=architecture, data=data)
     load_weights(_weights_of(store, config.id), model)
-    epochs = config.known_recipe.epochs
+    epochs = config.known_recipe.total_epochs(steps_an_epoch(data, config.known_recipe))
     set_progress(model, epochs - 1, epochs)
     run = FinishedRun(
         config=config,
@@ -267,9 +289,18 @@ def _weights_of(store: Store, run_id: str) -> Path:
     Raises:
         StoreError: they are missing, or not what the run's record says.
     """
-    path = store.weights(run_id)
     record = store.record(run_id)
-    expected = record and record.weights  # None in records of earlier versions
+    expected = None if record is None else record.weights  # None in records of earlier versions too
+    return _checked(store, run_id, store.weights(run_id), expected)
+
+
+def _optimizer_of(store: Store, run_id: str) -> Path:
+    """The optimizer's state at the end of a run that keeps it; see `_weights_of`."""
+    record = store.record(run_id)
+    return _checked(store, run_id, store.optimizer(run_id), None if record is None else record.optimizer)
+
+
+def _checked(store: Store, run_id: str, path: Path, expected: str | None) -> Path:
     if not path.is_file():
         what = "is missing"
     elif expected is not None and file_sha256(path) != expected:

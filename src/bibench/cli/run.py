@@ -7,15 +7,15 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
 from bibench import registry
 from bibench.bench.benchmark import choose_device, default_jobs, run_suite
-from bibench.bench.plan import PlanError, parse_only
+from bibench.bench.plan import Budget, PlanError, parse_only
 from bibench.bench.store import Store
-from bibench.bench.suite import AlgorithmEntry, Suite, TaskEntry, load_suite, seeds_up_to
+from bibench.bench.suite import AlgorithmEntry, BinarizedMethod, Suite, TaskEntry, load_suite, seeds_up_to
 from bibench.bench.worker import Outcome, Settings
 from bibench.cli.app import SOME_FAILED, app, clear_errors, counted, say, write_page
 from bibench.cli.app import out as console
@@ -36,6 +36,13 @@ ThreadsOption = Annotated[
     int, typer.Option("--threads", min=1, max=os.cpu_count() or 1, help="Threads of each run on a CPU.")
 ]
 EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs in place of every recipe's own.")]
+StepsOption = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Steps of the optimizer in place of every recipe's own budget.")
+]
+SecondsOption = Annotated[
+    float | None,
+    typer.Option("--seconds", min=0, help="Seconds of training in place of every recipe's own budget: timed first."),
+]
 CheckpointOption = Annotated[
     Path | None,
     typer.Option("--checkpoint", help="Full-precision weights (safetensors) to start from, instead of training any."),
@@ -79,10 +86,13 @@ def run(
     ] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="How many (3), or which (0,2,5).")] = None,
     epochs: EpochsOption = None,
+    steps: StepsOption = None,
+    seconds: SecondsOption = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", help="KEY=VALUE: task, architecture, algorithm, seed or setting; can be given several times."
+            "--only",
+            help="KEY=VALUE: task, architecture, algorithm, seed, method, setting, point; can be given several times.",
         ),
     ] = None,
     algorithm: Annotated[
@@ -116,7 +126,15 @@ def run(
             layers=layer_statistics,
             checkpoint_seconds=checkpoint_seconds,
         )
-        _run(loaded, settings, jobs=jobs, epochs=epochs, only=only or [], missing=missing, devices=devices)
+        budget = _budget(epochs, steps, seconds, devices)
+        _run(loaded, settings, jobs=jobs, budget=budget, only=only or [], missing=missing, devices=devices)
+
+
+def _budget(epochs: int | None, steps: int | None, seconds: float | None, devices: int) -> Budget | None:
+    if seconds is not None and devices > 1:
+        raise PlanError(f"--seconds {seconds:g}: iterations are timed on one device, not on {devices}; give --steps")
+    given = {"epochs": epochs, "steps": steps, "seconds": seconds}
+    return Budget(**given) if any(value is not None for value in given.values()) else None  # type: ignore[arg-type]
 
 
 def _with_algorithms(suite: Suite, names: Sequence[str]) -> Suite:
@@ -143,7 +161,19 @@ def train(
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     epochs: EpochsOption = None,
-    method: Annotated[str, typer.Option("--method", help="fine_tune or from_scratch.")] = "fine_tune",
+    steps: StepsOption = None,
+    seconds: SecondsOption = None,
+    method: Annotated[
+        str, typer.Option("--method", help="fine_tune, from_scratch or partial_pretraining.")
+    ] = "fine_tune",
+    share: Annotated[
+        float | None,
+        typer.Option("--share", help="Full precision's share of the budget in partial pre-training [default: 0.5]."),
+    ] = None,
+    optimizer_state: Annotated[
+        str | None,
+        typer.Option("--optimizer-state", help="reset or keep, when partial pre-training binarizes [default: reset]."),
+    ] = None,
     checkpoint: CheckpointOption = None,
     allow_subset: SubsetOption = False,
     threads: ThreadsOption = 1,
@@ -153,8 +183,17 @@ def train(
 ) -> None:
     """Train one network; a binarized one after the full-precision one that it starts from."""
     with clear_errors():
-        if method not in ("fine_tune", "from_scratch"):
-            raise PlanError(f"--method {method}: expected fine_tune or from_scratch")
+        for option, value, known in (
+            ("--method", method, get_args(BinarizedMethod)),
+            ("--optimizer-state", optimizer_state, (None, "reset", "keep")),
+        ):
+            if value not in known:
+                raise PlanError(f"{option} {value}: expected {' or '.join(name for name in known if name)}")
+        if share is not None and not 0 <= share < 1:
+            raise PlanError(f"--share {share:g}: expected a number from 0 to below 1, such as 0.5")
+        for option, given in (("--share", share), ("--optimizer-state", optimizer_state)):
+            if given is not None and method != "partial_pretraining":
+                raise PlanError(f"{option} {given}: only for --method partial_pretraining, and this is {method}")
         found, network = registry.get("tasks", task), registry.get("architectures", arch)
         if network.modality != found.modality:
             raise PlanError(
@@ -164,12 +203,15 @@ def train(
         if algorithm != "fp32":
             resolve(algorithm)
         name = f"{task}-{arch}-{algorithm}"
+        chosen = [f"algorithm={algorithm}"]  # without the full-precision run that a suite compares it with
         suite = Suite(
             name=name,
             tasks=(TaskEntry(task=task, architectures=(arch,)),),
             algorithms=() if algorithm == "fp32" else (AlgorithmEntry(name=algorithm),),
             seeds=(seed,),
-            method=method,
+            method=cast(BinarizedMethod, method),
+            share=0.5 if share is None else share,
+            optimizer_state=cast(Any, optimizer_state or "reset"),
         )
         settings = Settings(
             out=out or Path("results") / name,
@@ -181,7 +223,15 @@ def train(
             layers=layer_statistics,
             checkpoint_seconds=checkpoint_seconds,
         )
-        _run(suite, settings, jobs=1, epochs=epochs, only=[], devices=devices)
+        _run(
+            suite,
+            settings,
+            jobs=1,
+            budget=_budget(epochs, steps, seconds, devices),
+            only=chosen,
+            devices=devices,
+            partners=False,
+        )
 
 
 def _run(
@@ -189,10 +239,11 @@ def _run(
     settings: Settings,
     *,
     jobs: int | None,
-    epochs: int | None,
+    budget: Budget | None,
     only: Sequence[str],
     devices: int,
     missing: str | None = None,
+    partners: bool = True,
 ) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     start = time.monotonic()
@@ -211,10 +262,11 @@ def _run(
             settings,
             jobs=jobs or default_jobs(settings.device),
             listener=listener,
-            epochs=epochs,
+            budget=budget,
             only=parse_only(only),
             missing=missing,
             devices=devices,
+            partners=partners,
         )
     finally:
         if display is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -13,7 +14,7 @@ import torch
 import typer
 from rich.table import Table
 from rich.text import Text
-from torch import nn
+from torch import Tensor, nn
 
 from bibench import registry
 from bibench.algorithms import composition
@@ -27,10 +28,11 @@ from bibench.models.base import Architecture
 from bibench.nn import binarize, complexity, resolve
 from bibench.records import RunConfig
 from bibench.report import print_plainly, print_tables
-from bibench.report.published import print_beside, print_recomputed
+from bibench.report.published import print_beside, print_rankings, print_recomputed
 from bibench.report.summary import duration
+from bibench.tasks.base import Task
 from bibench.tracks import Mode
-from bibench.tracks.comparisons import comparisons
+from bibench.tracks.comparisons import comparisons, published_rankings, rankings
 from bibench.tracks.published import beside, beside_raw, recompute
 from bibench.tracks.training_consumption import settings_in
 
@@ -113,10 +115,16 @@ def validate(
         loaded = load_suite(suite)
         runs = make_plan(loaded)
         full = sum(run.algorithm == "fp32" for run in runs)
-        epochs = sum(run.known_recipe.epochs for run in runs)
-        networks = sorted({f"{run.task}/{run.architecture}" for run in runs})
-        say(f"{loaded.name}: valid, {len(runs)} runs ({full} in full precision), {epochs:,} epochs together")
-        say(f"  networks:   {', '.join(networks)}")
+        budgets: dict[str, int] = {}
+        for run in runs:
+            recipe = run.known_recipe
+            budgets[recipe.unit] = budgets.get(recipe.unit, 0) + recipe.budget
+        together = " and ".join(f"{budget:,} {unit}" for unit, budget in budgets.items())
+        networks = Counter(f"{run.task}/{run.architecture}" for run in runs)
+        say(f"{loaded.name}: valid, {len(runs)} runs ({full} in full precision), {together} together")
+        say(f"  networks:   {len(networks)}")
+        for network, count in sorted(networks.items()):
+            say(f"    {network}: {counted(count, 'run')}")
         say(f"  algorithms: {', '.join(algorithm.title for algorithm in loaded.algorithms)}")
         say(f"  seeds:      {', '.join(map(str, loaded.seeds))}")
         requested = [*(a.title for a in loaded.on_request), *(n for entry in loaded.tasks for n in entry.on_request)]
@@ -134,8 +142,8 @@ def _grid_lines(suite: Suite, runs: Sequence[RunConfig]) -> Iterator[str]:
     if grid is not None and settings is not None:
         seeds = len({run.seed for run in runs if run.setting is not None})
         yield (
-            f"  sensitivity: {len(settings)} settings x {counted(seeds, 'seed')} on {grid.task}/{grid.architecture}: "
-            f"{', '.join(settings)}"
+            f"  sensitivity: {counted(len(settings), 'setting')} x {counted(seeds, 'seed')} on "
+            f"{grid.task}/{grid.architecture}: {', '.join(settings)}"
         )
 
 
@@ -144,7 +152,8 @@ def _shared_lines(runs: Sequence[RunConfig]) -> Iterator[str]:
     parents = {run.parent for run in runs if run.parent is not None}
     if parents:
         children = sum(run.parent is not None for run in runs)
-        yield f"  shared:     {counted(children, 'run')} start from {len(parents)} full-precision checkpoints"
+        checkpoints = counted(len(parents), "full-precision checkpoint")
+        yield f"  shared:     {counted(children, 'run')} start from {checkpoints}"
     both = sum(run.main and run.setting is not None for run in runs)
     if both:
         yield f"              {counted(both, 'run')} of the sensitivity grid count in the other tracks too"
@@ -153,13 +162,18 @@ def _shared_lines(runs: Sequence[RunConfig]) -> Iterator[str]:
 def _awaited_lines(suite: Suite) -> Iterator[str]:
     if not suite.awaiting:
         return
-    seeds, kinds = len(suite.seeds), len(suite.algorithms) + 1
-    total = sum(len(entry.architectures) for entry in suite.awaiting) * kinds * seeds
-    yield f"  awaiting:   {counted(total, 'run')} of tasks that are not built yet"
+    each = len(suite.seeds) * (len(suite.algorithms) + 1)
+    total = sum(len(entry.architectures) for entry in suite.awaiting if entry.track is None) * each
+    tracks = dict.fromkeys(entry.track for entry in suite.awaiting if entry.track is not None)
+    figures = f", and what {' and '.join(tracks)} measures" if tracks else ""
+    yield f"  awaiting:   {counted(total, 'run')} of tasks that are not built yet{figures}"
     for entry in suite.awaiting:
-        count = len(entry.architectures) * kinds * seeds
         where = f" ({entry.title})" if entry.title else ""
-        yield f"    {entry.task}: {', '.join(entry.architectures)}, {counted(count, 'run')}{where}"
+        names = ", ".join(entry.architectures)
+        if entry.track is None:
+            yield f"    {entry.task}: {names}, {counted(len(entry.architectures) * each, 'run')}{where}"
+        else:
+            yield f"    {entry.track}: {names} on {entry.task}, of the runs above{where}"
 
 
 def _say_cost(runs: Sequence[RunConfig]) -> None:
@@ -228,19 +242,33 @@ def _json(rows: Sequence[Any]) -> str:
 @app.command()
 def compare(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the results.")],
+    other: Annotated[
+        Path | None, typer.Argument(metavar="[OTHER]", help="Another folder: how well the two rankings agree.")
+    ] = None,
     published: Annotated[bool, typer.Option("--published", help="With the paper's figures.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Put the results in a folder beside the published ones, cell by cell."""
+    """Put the results in a folder beside the published ones, cell by cell, or their ranking beside another folder's."""
     with clear_errors():
-        if not published:
-            raise PlanError("compare needs --published: the paper's figures are all that it can compare with so far")
+        if published == (other is not None):
+            raise PlanError("compare takes either --published or the folder of other results")
+        if other is not None:
+            found = rankings(Store.open(folder).results(), Store.open(other).results())
+            if as_json:
+                print(_json(found))
+            else:
+                print_rankings(found, f"the rankings in {folder} and {other}", out)
+            return
         results, scores, _ = score_store(Store.open(folder))
-        cells, raw = beside(scores), beside_raw(results)
+        cells, raw, orders = beside(scores), beside_raw(results), published_rankings(results)
         if as_json:
-            print(_json([*cells, *raw]))
+            print(_json([*cells, *raw, *orders]))
         else:
             print_beside(cells, raw, out)
+            print_rankings(orders, "the rankings here and in the paper", out)
+
+
+_INPUT, _OUTPUTS = "3,224,224", 1000
 
 
 @app.command(name="complexity")
@@ -252,12 +280,19 @@ def complexity_(
         ),
     ],
     algorithm: Annotated[str, typer.Option("--algorithm", help="fp32 for full precision.")] = "bnn",
+    task: Annotated[
+        str | None, typer.Option("--task", help="Take input and outputs from a task (bibench list tasks).")
+    ] = None,
     size: Annotated[
-        str, typer.Option("--input", help="Shape of one input, without the batch: channels, height, width.")
-    ] = "3,224,224",
+        str | None,
+        typer.Option(
+            "--input", help=f"Shape of one input, without the batch: channels, height, width [default: {_INPUT}]."
+        ),
+    ] = None,
     outputs: Annotated[
-        int, typer.Option("--outputs", min=1, help="Outputs of an architecture, such as classes.")
-    ] = 1000,
+        int | None,
+        typer.Option("--outputs", min=1, help=f"Outputs of an architecture, such as classes [default: {_OUTPUTS}]."),
+    ] = None,
     counting: Annotated[
         str, typer.Option("--counting", help="model: what it has; paper: as the paper counts.")
     ] = "model",
@@ -267,12 +302,11 @@ def complexity_(
     with clear_errors():
         if counting not in ("model", "paper"):
             raise PlanError(f"--counting {counting}: expected model or paper")
-        shape = _shape(size)
-        network = _network(model, shape, outputs)
-        example = torch.zeros(2, *shape)
+        given = _Input.of_task(task, size, outputs) if task is not None else _Input.of_shape(size, outputs)
+        network = _network(model, given)
         if algorithm != "fp32":
-            network = binarize(network, resolve(algorithm), example=example, inplace=True)
-        found = complexity(network, example, counting=cast(Any, counting))
+            network = binarize(network, resolve(algorithm), example=given.example, inplace=True)
+        found = complexity(network, given.example[:1], counting=cast(Any, counting))
     if as_json:
         print(json.dumps(found.as_dict(), indent=1))
     else:
@@ -289,19 +323,85 @@ def _shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def _network(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """An architecture by name, or what a function of an installed module returns."""
+@dataclasses.dataclass(frozen=True)
+class _Input:
+    """What a model of `complexity` takes and predicts.
+
+    Args:
+        shape, outputs: that an architecture is built for.
+        example: two inputs.
+        task: from which they are; None where options say them.
+        words: the options that say so.
+    """
+
+    shape: tuple[int, ...]
+    outputs: int | tuple[int, ...]
+    example: Tensor
+    task: Task | None
+    words: str
+
+    @classmethod
+    def of_task(cls, name: str, size: str | None, outputs: int | None) -> _Input:
+        if size is not None or outputs is not None:
+            raise PlanError(
+                f"--task {name} has an input and outputs of its own; leave out --input and --outputs, or --task"
+            )
+        task: Task = registry.get("tasks", name)
+        if task.outputs is None:
+            raise PlanError(
+                f"--task {name}: the task doesn't say its outputs without its data; give --input and --outputs instead"
+            )
+        return cls(task.input_shape, task.outputs, task.example(), task, f"--task {name}")
+
+    @classmethod
+    def of_shape(cls, size: str | None, outputs: int | None) -> _Input:
+        text, number = _INPUT if size is None else size, outputs or _OUTPUTS
+        shape = _shape(text)
+        return cls(shape, number, torch.zeros(2, *shape), None, f"--input {text} and --outputs {number}")
+
+    def build(self, name: str) -> nn.Module:
+        """The architecture of that name."""
+        architecture: Architecture = registry.get("architectures", name)
+        if self.task is not None and self.task.modality != architecture.modality:
+            raise PlanError(
+                f"architecture '{name}' takes {architecture.modality} inputs, task '{self.task.name}' has "
+                f"{self.task.modality} inputs; choose another of the two"
+            )
+        try:
+            return architecture.build(self.shape, self.outputs)
+        except Exception as error:  # of whatever kind: it may be another package's
+            advice = (
+                f"give --task NAME of a task with {architecture.modality} inputs, or --input and --outputs that fit"
+            )
+            raise PlanError(f"{name} can't be built for {self.words} ({_in_a_line(error)}); {advice}") from error
+
+
+def _network(name: str, given: _Input) -> nn.Module:
+    """An architecture by name, or what a function of an installed module returns; it runs on the input."""
     module, colon, function = name.partition(":")
     if not colon:
-        architecture: Architecture = registry.get("architectures", name)
-        return architecture.build(shape, outputs)
+        built = given.build(name)
+    else:
+        try:
+            built = getattr(importlib.import_module(module), function)()
+        except Exception as error:
+            raise PlanError(
+                f"{name}: can't be called as MODULE:FUNCTION without arguments ({_in_a_line(error)})"
+            ) from error
+        if not isinstance(built, nn.Module):
+            raise PlanError(f"{name}: returned {type(built).__name__}, expected a torch.nn.Module")
     try:
-        built = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise PlanError(f"{name}: can't be called as MODULE:FUNCTION without arguments ({error})") from error
-    if not isinstance(built, nn.Module):
-        raise PlanError(f"{name}: returned {type(built).__name__}, expected a torch.nn.Module")
+        with torch.no_grad():
+            built.eval()(given.example[:1])
+    except Exception as error:
+        what = f"the input of {given.words}" if given.task is not None else given.words.partition(" and ")[0]
+        advice = "give --input the sizes that it takes, or --task NAME of a task that it is for"
+        raise PlanError(f"{name} doesn't run on {what} ({_in_a_line(error)}); {advice}") from error
     return built
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 @app.command()

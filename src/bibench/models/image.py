@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
+from torchvision.models.vgg import cfgs, make_layers
 
 from bibench.models.base import Architecture
 
@@ -23,7 +24,10 @@ __all__ = [
     "mobilenet_v2",
     "resnet18",
     "resnet20",
+    "resnet20e",
     "resnet34",
+    "resnet34e",
+    "vgg16",
     "vgg_small",
 ]
 
@@ -43,10 +47,12 @@ def _size(name: str, input_shape: tuple[int, ...], least: int) -> tuple[int, int
 
 
 def _initialise(model: nn.Module) -> nn.Module:
-    """Draw convolutions from N(0, 2/fan_out) (He et al., 2015), as torchvision's ResNet does."""
+    """Draw convolutions from N(0, 2/fan_out) (He et al., 2015), biases 0, as torchvision's ResNet and VGG do."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return model
 
 
@@ -54,9 +60,28 @@ def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
 
 
-def _torchvision_resnet(name: str, blocks: list[int], input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+class _SkipBlock(BasicBlock):  # type: ignore[misc]  # torchvision has no types
+    """A ResNet block with a skip past each of its two convolutions: ``y = relu(bn(conv(x)) + skip(x))``, twice.
+
+    Its layers and their names are those of torchvision's block; the projection, where there is one, is the first skip.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)) + skip)
+        y: Tensor = self.relu(self.bn2(self.conv2(x)) + x)
+        return y
+
+
+def _torchvision_resnet(
+    name: str,
+    blocks: list[int],
+    input_shape: tuple[int, ...],
+    outputs: int,
+    block: type[BasicBlock] = BasicBlock,
+) -> nn.Module:
     channels, height, width = _size(name, input_shape, 8)
-    model: nn.Module = models.ResNet(BasicBlock, blocks, num_classes=outputs)
+    model: nn.Module = models.ResNet(block, blocks, num_classes=outputs)
     if max(height, width) <= _SMALL:
         model.conv1 = _conv3x3(channels, 64)
         model.maxpool = nn.Identity()
@@ -73,34 +98,46 @@ def _resnet34(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     return _torchvision_resnet("resnet34", [3, 4, 6, 3], input_shape, outputs)
 
 
-def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+def _resnet34e(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return _torchvision_resnet("resnet34e", [3, 4, 6, 3], input_shape, outputs, _SkipBlock)
+
+
+def _stage(block: type[BasicBlock], inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
     """Residual blocks, the first of which changes the shape through a projection shortcut where it must."""
     shortcut = None
     if stride != 1 or inputs != outputs:
         shortcut = nn.Sequential(
             nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
         )
-    first = BasicBlock(inputs, outputs, stride, shortcut)
-    return nn.Sequential(first, *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
+    first = block(inputs, outputs, stride, shortcut)
+    return nn.Sequential(first, *(block(outputs, outputs) for _ in range(blocks - 1)))
 
 
-def _resnet20(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
-    channels, _, _ = _size("resnet20", input_shape, 4)
+def _cifar_resnet(name: str, input_shape: tuple[int, ...], outputs: int, block: type[BasicBlock]) -> nn.Module:
+    channels, _, _ = _size(name, input_shape, 4)
     return _initialise(
         nn.Sequential(
             OrderedDict[str, nn.Module](
                 conv1=_conv3x3(channels, 16),
                 bn1=nn.BatchNorm2d(16),
                 relu=nn.ReLU(inplace=True),
-                layer1=_stage(16, 16, blocks=3, stride=1),
-                layer2=_stage(16, 32, blocks=3, stride=2),
-                layer3=_stage(32, 64, blocks=3, stride=2),
+                layer1=_stage(block, 16, 16, blocks=3, stride=1),
+                layer2=_stage(block, 16, 32, blocks=3, stride=2),
+                layer3=_stage(block, 32, 64, blocks=3, stride=2),
                 avgpool=nn.AdaptiveAvgPool2d(1),
                 flatten=nn.Flatten(),
                 fc=nn.Linear(64, outputs),
             )
         )
     )
+
+
+def _resnet20(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return _cifar_resnet("resnet20", input_shape, outputs, BasicBlock)
+
+
+def _resnet20e(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return _cifar_resnet("resnet20e", input_shape, outputs, _SkipBlock)
 
 
 def _block(number: int, inputs: int, outputs: int, stride: int = 1) -> dict[str, nn.Module]:
@@ -128,6 +165,24 @@ def _vgg_small(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
                 pool3=nn.MaxPool2d(2),
                 flatten=nn.Flatten(),
                 fc=nn.Linear(512 * (height // 8) * (width // 8), outputs),
+            )
+        )
+    )
+
+
+def _vgg16(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    channels, height, width = _size("vgg16", input_shape, 32)
+    features = make_layers(cfgs["D"], batch_norm=True)
+    if channels != 3:
+        features[0] = nn.Conv2d(channels, 64, kernel_size=3, padding=1)
+    if max(height, width) > _SMALL:
+        return _initialise(models.VGG(features, num_classes=outputs))
+    return _initialise(
+        nn.Sequential(
+            OrderedDict[str, nn.Module](
+                features=features,
+                flatten=nn.Flatten(),
+                fc=nn.Linear(512 * (height // 32) * (width // 32), outputs),
             )
         )
     )
@@ -252,6 +307,10 @@ def _mobilenet_v2(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
 
 
 _HE = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
+_SKIPS = (
+    "a skip past every convolution: Bethge et al., Back to Simplicity: How to Train Accurate BNNs from Scratch?, 2019, "
+    "as in Partial pre-training, section 4.1; ReLU after each sum and projections of ResNet"
+)
 _STEM = "torchvision; images up to 64x64 pixels: 3x3 stem of stride 1, no max-pool (the usual CIFAR adaptation)"
 
 resnet18 = Architecture(
@@ -290,6 +349,45 @@ resnet20 = Architecture(
 
 >>> sum(parameter.numel() for parameter in resnet20.build((3, 32, 32), 10).parameters())
 272474
+"""
+
+resnet20e = Architecture(
+    name="resnet20e",
+    title="ResNetE-20",
+    family="cnns",
+    modality="image",
+    build=_resnet20e,
+    source=f"{_HE}, section 4.2, with projection shortcuts (option B); {_SKIPS}",
+)
+"""``resnet20`` with a skip past each of the 18 3x3 convolutions after the stem; layers and their names are the same.
+
+>>> sum(parameter.numel() for parameter in resnet20e.build((3, 32, 32), 10).parameters())
+272474
+"""
+
+resnet34e = Architecture(
+    name="resnet34e",
+    title="ResNetE-34",
+    family="cnns",
+    modality="image",
+    build=_resnet34e,
+    source=f"{_HE}, table 1; {_STEM}; {_SKIPS}",
+)
+"""``resnet34`` with a skip past each of the 32 3x3 convolutions after the stem; layers and their names are the same."""
+
+vgg16 = Architecture(
+    name="vgg16",
+    title="VGG-16",
+    family="cnns",
+    modality="image",
+    build=_vgg16,
+    source="Simonyan & Zisserman, ICLR 2015, table 1, column D; torchvision, batch norm after each convolution; images "
+    "up to 64x64 pixels: one linear classifier (the usual CIFAR adaptation)",
+)
+"""VGG-16 of torchvision with BN; for images up to 64x64 pixels the classifier is one linear layer.
+
+>>> vgg16.build((3, 32, 32), 10).fc
+Linear(in_features=512, out_features=10, bias=True)
 """
 
 vgg_small = Architecture(

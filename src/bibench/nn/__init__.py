@@ -19,7 +19,7 @@ from bibench.nn.layers import (
     BinaryLinear,
     BinaryMatmul,
 )
-from bibench.nn.training import clip_latent_, parameter_groups, penalty, set_progress
+from bibench.nn.training import clip_latent_, parameter_groups, partial_pretraining, penalty, set_progress
 from bibench.nn.weights import LayerStatistics, layer_statistics, weight_signs
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "default_filter",
     "layer_statistics",
     "parameter_groups",
+    "partial_pretraining",
     "penalty",
     "resolve",
     "set_progress",

@@ -28,12 +28,14 @@ SCHEMA_VERSION = 1
 LARGEST = 1e100
 """Figures are smaller than this, in either direction, so that no score overflows."""
 
-Method = Literal["full_precision", "checkpoint", "fine_tune", "from_scratch", "published"]
+Method = Literal["full_precision", "checkpoint", "fine_tune", "from_scratch", "partial_pretraining", "published"]
 
-_ADDED: dict[str, Any] = {"devices": 1}
+_ADDED: dict[str, Any] = {"devices": 1, "optimizer_state": "reset"}
 """Fields that came later count in a run's identity where they differ from this, so that earlier runs keep theirs."""
 
-_DESCRIPTIVE = {"family", "metric", "group", "main", "setting"}
+_ADDED_TO_RECIPES: dict[str, Any] = {"steps": None}
+
+_DESCRIPTIVE = {"family", "metric", "group", "main", "setting", "point", "share"}
 """Fields of a run that are not part of its identity."""
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -112,10 +114,14 @@ class RunConfig(_Frozen):
         shortcuts: whether 1x1 projection shortcuts are binarized too.
         padding_value: what a binarized convolution pads with.
         devices: processes that share each batch; batch statistics are taken on each one's part.
-        family, metric, group, main, setting: these describe, and are not part of the identity. The architecture's
-            family; the name of the task's score; the row of the learning-task track that the task counts in (empty: its
-            own); whether it is the run that stands for its task, architecture, algorithm and seed; and the
-            hyperparameter setting of the sensitivity grid that it is (``sgd-0.1x-step``), if any.
+        optimizer_state: ``"keep"``: a binarized run starts from the optimizer's state at the end of its parent, which
+            keeps it for that; ``"reset"``: from none.
+        family, metric, group, main, setting, point, share: these describe, and are not part of the identity. The
+            architecture's family; the name of the task's score; the row of the learning-task track that the task counts
+            in (empty: its own); whether it is the run that stands for its task, architecture, algorithm and seed; the
+            hyperparameter setting of the sensitivity grid that it is (``sgd-0.1x-step``), if any; the point of a
+            training curve that it is (``from_scratch-4000``), if any; and in partial pre-training the share of the
+            budget that full precision was to have, which its whole steps come close to.
     """
 
     task: str
@@ -132,11 +138,14 @@ class RunConfig(_Frozen):
     shortcuts: bool = False
     padding_value: Literal[-1, 0, 1] = 0
     devices: Annotated[int, Field(ge=1)] = 1
+    optimizer_state: Literal["reset", "keep"] = "reset"
     family: str
     metric: str
     group: str = ""
     main: bool = True
     setting: str | None = None
+    point: str | None = None
+    share: float | None = None
 
     @property
     def known_recipe(self) -> Recipe:
@@ -156,9 +165,10 @@ class RunConfig(_Frozen):
         The label is in the name but not in the hash's place: two labels of one configuration are two runs.
         """
         content = self.model_dump(mode="json", exclude=_DESCRIPTIVE)
-        for name, default in _ADDED.items():
-            if content[name] == default:
-                del content[name]
+        for part, added in ((content, _ADDED), (content["recipe"] or {}, _ADDED_TO_RECIPES)):
+            for name, default in added.items():
+                if name in part and part[name] == default:
+                    del part[name]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
         return f"{self.task}-{self.architecture}-{self.algorithm}-s{self.seed}-{digest}"
@@ -187,9 +197,11 @@ class Record(_Frozen):
         figures: the final figures; the task's score among them if the run is ok.
         absences: figures that a track could not take, and why.
         measured: the tracks that took their figures.
-        phases: seconds by phase (``load``, ``train``, ``evaluate``, ``checkpoint``, ``measure``), over all attempts.
+        phases: seconds by phase (``load``, ``convert``, ``train``, ``evaluate``, ``checkpoint``, ``measure``), over all
+            attempts save those of ``load`` and ``convert``, which is the binarization of the network.
         data: fingerprint of the data set.
         weights: SHA-256 of the file with the final weights; None if the run failed, or in records of earlier versions.
+        optimizer: SHA-256 of the file with the optimizer's final state, where the run keeps it.
         environment: where it ran; None for a published result.
         notes: what a reader must know, such as that the data are a subset.
         finished: UTC time, ISO 8601.
@@ -206,6 +218,7 @@ class Record(_Frozen):
     phases: dict[str, _Finite] = {}
     data: str | None = None
     weights: str | None = None
+    optimizer: str | None = None
     notes: tuple[str, ...] = ()
     environment: Environment | None
     finished: str

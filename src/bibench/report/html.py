@@ -31,6 +31,8 @@ from bibench.report.summary import (
     status_text,
     task_tables,
 )
+from bibench.report.training import SpeedTable, Training, speed_table, trainings
+from bibench.report.training_plots import curves_plot, splits_plot
 from bibench.tracks.base import Track
 from bibench.tracks.comparisons import Comparison, ties
 from bibench.tracks.lookup import FULL_PRECISION
@@ -121,6 +123,8 @@ class _Section:
     costs: Sequence[FigureTable] = ()
     corruptions: Sequence[tuple[Corruptions, Markup | None]] = ()
     complexities: Sequence[FigureTable] = ()
+    speeds: SpeedTable | None = None
+    trainings: Sequence[tuple[Training, Markup | None, Markup | None]] = ()
 
 
 def _details(track: str, results: Results) -> dict[str, Any]:
@@ -131,6 +135,9 @@ def _details(track: str, results: Results) -> dict[str, Any]:
         return {"corruptions": [(table, _markup(severity_plot(table))) for table in corruption_tables(results)]}
     if track == "theoretical_complexity":
         return {"complexities": complexity_tables(results)}
+    if track == "training_speed":
+        shown = [(own, _markup(curves_plot(own.network)), _markup(splits_plot(own))) for own in trainings(results)]
+        return {"speeds": speed_table(results), "trainings": shown}
     return {}
 
 

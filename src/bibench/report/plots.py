@@ -19,28 +19,41 @@ from bibench.report.summary import Corruptions, Grid, TaskTable, setting_parts
 from bibench.tracks.lookup import FULL_PRECISION, algorithms_in
 from bibench.tracks.statistics import mean_interval
 
-__all__ = ["Epochs", "accuracy_plot", "learning_curves", "sensitivity_plot", "severity_plot"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "INK",
+    "ORANGE",
+    "STYLE",
+    "Epochs",
+    "accuracy_plot",
+    "learning_curves",
+    "page_svg",
+    "sensitivity_plot",
+    "severity_plot",
+]
 
 Epochs = Callable[[str], Sequence[Mapping[str, Any]]]
 """From the identity of a run to its epochs: ``epoch``, ``train_loss`` and one key for each evaluated figure."""
 
-_INK = "#0a0b0c"  # stands for the page's own text colour, see _svg
-_BLUE = "#0072b2"  # Okabe & Ito's colours, which the colour-blind can tell apart
-_ORANGE = "#d55e00"
-_STYLE: Any = {
+INK = "#0a0b0c"  # stands for the page's own text colour, see page_svg
+BLUE = "#0072b2"  # Okabe & Ito's colours, which the colour-blind can tell apart
+ORANGE = "#d55e00"
+GREEN = "#009e73"
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
-    "text.color": _INK,
+    "text.color": INK,
     "text.parse_math": False,  # a label from a suite is text, whatever it looks like
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
     "grid.alpha": 0.15,
     "grid.linewidth": 0.6,
     "svg.fonttype": "none",
@@ -57,7 +70,7 @@ def accuracy_plot(table: TaskTable, architecture: str) -> str | None:
     values = [value for name in table.algorithms for value in table.cells[name, architecture].values.values()]
     if not values:
         return None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         canvas = Canvas(figsize=(5.6, 1.1 + 0.3 * len(algorithms)), layout="constrained")
         axes = canvas.add_subplot()
         axes.set_xlim(_limits(values, table.unit))
@@ -68,23 +81,23 @@ def accuracy_plot(table: TaskTable, architecture: str) -> str | None:
                 axes.text(0.02, place, cell.text, transform=axes.get_yaxis_transform(), va="center", alpha=0.7)
                 continue
             if spread.low is not None and spread.high is not None:
-                axes.plot([spread.low, spread.high], [place, place], color=_BLUE, linewidth=2, solid_capstyle="butt")
+                axes.plot([spread.low, spread.high], [place, place], color=BLUE, linewidth=2, solid_capstyle="butt")
                 dots = list(cell.values.values())
-                axes.plot(dots, [place] * len(dots), ".", color=_INK, markersize=5, alpha=0.55, zorder=4)
-            axes.plot([spread.mean], [place], "o", color=_BLUE, markersize=7, zorder=3)
+                axes.plot(dots, [place] * len(dots), ".", color=INK, markersize=5, alpha=0.55, zorder=4)
+            axes.plot([spread.mean], [place], "o", color=BLUE, markersize=7, zorder=3)
         full = table.cells[FULL_PRECISION, architecture].spread
         if full is not None:
-            axes.axvline(full.mean, color=_ORANGE, linestyle="--", linewidth=1.4)
+            axes.axvline(full.mean, color=ORANGE, linestyle="--", linewidth=1.4)
             side = "right" if full.mean > sum(axes.get_xlim()) / 2 else "left"
             label = f"full precision {full.mean:.2f}"
-            axes.text(full.mean, 1, label, transform=axes.get_xaxis_transform(), ha=side, va="bottom", color=_ORANGE)
+            axes.text(full.mean, 1, label, transform=axes.get_xaxis_transform(), ha=side, va="bottom", color=ORANGE)
         axes.set_yticks(range(len(algorithms)), algorithms)
         axes.set_ylim(len(algorithms) - 0.4, -0.6)
         axes.set_xlabel(f"{table.metric} ({table.unit})")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
-        return _svg(canvas, f"{table.metric} of each algorithm on {table.task}, {architecture}")
+        return page_svg(canvas, f"{table.metric} of each algorithm on {table.task}, {architecture}")
 
 
 def _limits(values: Sequence[float], unit: str, margin: float = 0.3) -> tuple[float, float]:
@@ -139,25 +152,25 @@ def _small_multiples(
 ) -> str:
     """One panel a curve, each with the curve of full precision; a curve has the values of all seeds at each place."""
     rows, columns = _arrangement(len(curves))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         canvas = Canvas(figsize=(9.2, 0.4 + 1.75 * rows), layout="constrained")
         panels = _panels(canvas, rows, columns, len(curves))
         for axes, (name, curve) in zip(panels, curves.items(), strict=True):
             if full:
-                axes.plot(list(full), [_mean(values) for values in full.values()], "--", color=_ORANGE, linewidth=1.2)
+                axes.plot(list(full), [_mean(values) for values in full.values()], "--", color=ORANGE, linewidth=1.2)
             at = list(curve)
             if any(len(values) > 1 for values in curve.values()):
                 low, high = [min(values) for values in curve.values()], [max(values) for values in curve.values()]
-                axes.fill_between(at, low, high, color=_BLUE, alpha=0.25, linewidth=0)
+                axes.fill_between(at, low, high, color=BLUE, alpha=0.25, linewidth=0)
             means = [_mean(values) for values in curve.values()]
             marker = "o" if len(curve) <= _FEW else None
-            axes.plot(at, means, color=_BLUE, linewidth=1.6, marker=marker, markersize=4)
+            axes.plot(at, means, color=BLUE, linewidth=1.6, marker=marker, markersize=4)
             axes.set_title(name, loc="left", pad=3, fontweight="bold")
             axes.grid()
         panels[0].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         canvas.supxlabel(across, fontsize=10)
         canvas.supylabel(up, fontsize=10)
-        return _svg(canvas, title)
+        return page_svg(canvas, title)
 
 
 def _arrangement(count: int) -> tuple[int, int]:
@@ -194,7 +207,7 @@ def sensitivity_plot(grid: Grid) -> str | None:
     values = [value for cell in grid.cells.values() for value in cell.values.values()]
     rows, columns = _arrangement(len(shown))
     height = places[grid.settings[-1]] + 1
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         canvas = Canvas(figsize=(9.2, 0.45 + rows * (0.45 + 0.19 * height)), layout="constrained")
         panels = _panels(canvas, rows, columns, len(shown))
         for axes, name in zip(panels, shown, strict=True):
@@ -204,15 +217,15 @@ def sensitivity_plot(grid: Grid) -> str | None:
         panels[0].set_xlim(_limits(values, grid.unit, margin=0.08))
         panels[0].xaxis.set_major_locator(MaxNLocator(nbins=5))
         canvas.supxlabel(f"{grid.metric} ({grid.unit})", fontsize=10)
-        return _svg(canvas, f"{grid.metric} by training setting on {grid.task}, {grid.architecture}")
+        return page_svg(canvas, f"{grid.metric} by training setting on {grid.task}, {grid.architecture}")
 
 
 def _settings_panel(axes: Axes, grid: Grid, name: str, places: Mapping[str, float]) -> None:
-    colour = _ORANGE if name == FULL_PRECISION else _BLUE
+    colour = ORANGE if name == FULL_PRECISION else BLUE
     for setting, place in places.items():
         cell, full = grid.cells[name, setting], grid.cells[FULL_PRECISION, setting].spread
         if name != FULL_PRECISION and full is not None:
-            axes.plot([full.mean], [place], "|", color=_ORANGE, markersize=9, markeredgewidth=1.6)
+            axes.plot([full.mean], [place], "|", color=ORANGE, markersize=9, markeredgewidth=1.6)
         if cell.spread is None:
             if cell.planned:
                 axes.text(0.02, place, cell.text, transform=axes.get_yaxis_transform(), va="center", alpha=0.7, size=8)
@@ -220,12 +233,12 @@ def _settings_panel(axes: Axes, grid: Grid, name: str, places: Mapping[str, floa
         dots = list(cell.values.values())
         if len(dots) > 1:
             axes.plot([min(dots), max(dots)], [place, place], color=colour, linewidth=1, alpha=0.6)
-            axes.plot(dots, [place] * len(dots), ".", color=_INK, markersize=4, alpha=0.55, zorder=4)
+            axes.plot(dots, [place] * len(dots), ".", color=INK, markersize=4, alpha=0.55, zorder=4)
         face = colour if cell.best else "none"
         axes.plot([cell.spread.mean], [place], "o", color=colour, markersize=6.5, markerfacecolor=face, zorder=3)
     for upper, lower in pairwise(places):
         if setting_parts(upper)[0] != setting_parts(lower)[0]:
-            axes.axhline((places[upper] + places[lower]) / 2, color=_INK, linewidth=0.6, alpha=0.45)
+            axes.axhline((places[upper] + places[lower]) / 2, color=INK, linewidth=0.6, alpha=0.45)
     deviation = grid.deviation(name)
     axes.set_title(name, loc="left", pad=3, fontweight="bold")
     axes.set_title("" if deviation is None else f"std {deviation:.2f}", loc="right", pad=3, fontsize=9)
@@ -265,14 +278,15 @@ def _mean(values: Sequence[float]) -> float:
     return mean_interval(values).mean
 
 
-def _svg(canvas: Canvas, title: str) -> str:
+def page_svg(canvas: Canvas, title: str) -> str:
     """The SVG element alone, in the page's colours and with names that no other plot of the page has."""
     salt = f"{re.sub(r'[^a-zA-Z0-9]+', '-', title).lower()}-{zlib.crc32(title.encode()):08x}"
     out = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": salt}):
         canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Title": title, "Creator": None})
     svg = out.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    svg = svg.replace(_BLUE, f"var(--plot, {_BLUE})").replace(_ORANGE, f"var(--full, {_ORANGE})")
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    for colour, name in ((BLUE, "plot"), (ORANGE, "full"), (GREEN, "other")):
+        svg = svg.replace(colour, f"var(--{name}, {colour})")
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{salt}-", svg)
     return svg.replace("<svg ", '<svg role="img" ', 1)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bibench.records import Figure, Record, Results, RunConfig, Score, Status
 from bibench.tracks.comparisons import Comparison, ties
+from bibench.tracks.corruption_robustness import CorruptionType, corruption_types
 from bibench.tracks.lookup import FULL_PRECISION, Row, algorithms_in, rows_in
 from bibench.tracks.statistics import Interval, mean_interval
 from bibench.tracks.training_consumption import settings_in
@@ -19,6 +20,7 @@ __all__ = [
     "Corruptions",
     "FigureTable",
     "Grid",
+    "HeatMap",
     "Missing",
     "TaskTable",
     "amount",
@@ -231,7 +233,10 @@ class Card:
 _RELATIVE = ("learning_task", "neural_architecture")
 """Tracks whose scores are shares of the full-precision score."""
 
-_LOWER_IS_BETTER = {("corruption_robustness", metric) for metric in ("mean_gap", "mce", "relative_mce")}
+_LOWER_IS_BETTER = {
+    *(("corruption_robustness", metric) for metric in ("mean_gap", "mce", "relative_mce")),
+    ("training_speed", "slowdown"),
+}
 
 _SETTLED: frozenset[Status] = frozenset({"not_measured", "not_deployable", "not_reproducible"})
 """Statuses that are no failure, and that more runs of the suite would not change."""
@@ -454,6 +459,24 @@ def sensitivity_grids(results: Results) -> list[Grid]:
     return grids
 
 
+@dataclass(frozen=True)
+class HeatMap:
+    """Numbers by their place in a table, the algorithm first, which are coloured by their size."""
+
+    cells: Mapping[tuple[str | int, ...], float]
+
+    def share(self, value: float | None) -> int:
+        """Where a value lies between the lowest and the highest of the table, in percent."""
+        return _share(value, self.cells.values())
+
+
+def _share(value: float | None, every: Collection[float]) -> int:
+    if value is None:
+        return 0
+    low, high = min(every), max(every)
+    return round(100 * (value - low) / (high - low)) if high > low else 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Corruptions:
     """Scores of one network on corrupted test sets, averaged over severities or over corruption types.
@@ -468,6 +491,11 @@ class Corruptions:
         corruptions: in the order in which they were measured.
         by_corruption: mean over severities and seeds, by (algorithm, corruption); ``""`` is the mean over all types.
         by_severity: for each algorithm mean over corruption types of each seed, by severity; 0 is the clean test set.
+        accuracies: every score, mean over seeds, by (algorithm, corruption, severity).
+        gaps: mean loss against the clean test set in percent points, as ``by_corruption``; empty where the score isn't
+            in percent.
+        errors: corruption error in percent of full precision's, as ``gaps`` and without full precision; ``""`` is the
+            mean over the types that have one.
     """
 
     task: str
@@ -481,6 +509,9 @@ class Corruptions:
     corruptions: tuple[str, ...]
     by_corruption: Mapping[tuple[str, str], float]
     by_severity: Mapping[str, Mapping[int, Sequence[float]]]
+    accuracies: HeatMap
+    gaps: HeatMap
+    errors: HeatMap
 
     def clean(self, algorithm: str) -> float | None:
         """Mean over seeds on the clean test set."""
@@ -489,23 +520,22 @@ class Corruptions:
 
     def share(self, value: float | None) -> int:
         """Where a value lies between the lowest and the highest of the table, in percent."""
-        if value is None:
-            return 0
-        every = [*self.by_corruption.values(), *(c for name in self.algorithms if (c := self.clean(name)) is not None)]
-        low, high = min(every), max(every)
-        return round(100 * (value - low) / (high - low)) if high > low else 0
+        clean = (self.clean(name) for name in self.algorithms)
+        return _share(value, [*self.by_corruption.values(), *(mean for mean in clean if mean is not None)])
 
 
 def corruption_tables(results: Results) -> list[Corruptions]:
     """The scores on corrupted test sets, for each network that has some."""
     found = []
     algorithms = (FULL_PRECISION, *algorithms_in(results.main))
+    types = corruption_types(results)
     for task, architecture in rows_in(results.plan):
         every = _records(results, task, architecture, algorithms)
         corrupted = {name: [record for record in own if _corrupted(record)] for name, own in every.items()}
         records = {name: own for name, own in corrupted.items() if own}
         if records:
-            found.append(_corruption_table(task, architecture, records))
+            own_types = {name: list(types.get((task, architecture, name), {}).values()) for name in records}
+            found.append(_corruption_table(task, architecture, records, own_types))
     return found
 
 
@@ -513,7 +543,13 @@ def _corrupted(record: Record) -> dict[tuple[str, ...], Figure]:
     return record.figures_under(record.run.metric, "corruption", "severity")
 
 
-def _corruption_table(task: str, architecture: str, records: Mapping[str, Sequence[Record]]) -> Corruptions:
+_Types = Sequence[Mapping[str, CorruptionType]]
+"""What corruption types cost a network, a mapping a seed."""
+
+
+def _corruption_table(
+    task: str, architecture: str, records: Mapping[str, Sequence[Record]], types: Mapping[str, _Types]
+) -> Corruptions:
     figures = {name: [_corrupted(record) for record in own] for name, own in records.items()}
     every = [item for own in figures.values() for one in own for item in one.items()]
     corruptions = tuple(dict.fromkeys(key[0] for key, _ in every))
@@ -543,7 +579,39 @@ def _corruption_table(task: str, architecture: str, records: Mapping[str, Sequen
         corruptions=corruptions,
         by_corruption=by_corruption,
         by_severity=by_severity,
+        accuracies=HeatMap(
+            {
+                (name, corruption, severity): _mean(values)
+                for name, own in figures.items()
+                for corruption in corruptions
+                for severity in severities
+                if (values := [one[key].value for one in own if (key := (corruption, str(severity))) in one])
+            }
+        ),
+        gaps=HeatMap(_by_type(types, corruptions, lambda one: one.gap)),
+        errors=HeatMap(
+            _by_type(
+                {name: own for name, own in types.items() if name != FULL_PRECISION}, corruptions, lambda one: one.error
+            )
+        ),
     )
+
+
+def _by_type(
+    types: Mapping[str, _Types], corruptions: Iterable[str], number: Callable[[CorruptionType], float | None]
+) -> dict[tuple[str | int, ...], float]:
+    """A number of each algorithm and corruption type, mean over seeds; ``""`` is the mean over types of each seed."""
+    found: dict[tuple[str | int, ...], float] = {}
+    for name, seeds in types.items():
+        for corruption in ("", *corruptions):
+            own = [
+                [value for key, one in seed.items() if corruption in ("", key) and (value := number(one)) is not None]
+                for seed in seeds
+            ]
+            means = [_mean(values) for values in own if values]
+            if means:
+                found[name, corruption] = _mean(means)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from bibench.report.summary import (
     status_text,
     task_tables,
 )
+from bibench.report.training import SpeedTable, speed_table
 from bibench.tracks.comparisons import Comparison
 
 __all__ = ["print_plainly", "print_tables"]
@@ -34,6 +35,8 @@ def print_tables(
     results: Results, scores: Sequence[Score], found: Sequence[Comparison], console: Console | None = None
 ) -> None:
     """Print the scores of each task, then the scorecard of each track, then what is missing.
+
+    Beneath the scorecard of the training speed, what each network has of it.
 
     Args:
         results: planned runs and records.
@@ -72,6 +75,9 @@ def _print_all(results: Results, scores: Sequence[Score], found: Sequence[Compar
         for line in _card_legend(card):
             console.print(Text(line, style="dim"))
         console.print()
+        speeds = speed_table(results) if card.track == "training_speed" else None
+        if speeds is not None:
+            _print_speeds(speeds, console)
     everyone = len({score.algorithm for score in scores})
     for reason in _missing_lines(missing(scores, results), everyone):
         console.print(reason)
@@ -84,6 +90,33 @@ def _print_settled(card: Card, console: Console) -> None:
     console.print(line)
     console.print()
 
+
+def _print_speeds(content: SpeedTable, console: Console) -> None:
+    names = [f"{row.task} {row.architecture} {row.algorithm}" for row in content.rows]
+    columns: list[_Column] = []
+    for place, (heading, detail) in enumerate(content.columns):
+        cells = [row.cells[place] for row in content.rows]
+        figures = [Text(cell.text, style=_CELLS[cell.state]) for cell in cells]
+        spans = [f" ({cell.span})" if cell.span else "" for cell in cells]
+        columns.append(
+            [Text(heading), *(figure.append(span, "dim") for figure, span in zip(figures, spans, strict=True))]
+        )
+        if any(cell.detail for cell in cells):
+            columns.append([Text(detail), *(Text(cell.detail, style="dim") for cell in cells)])
+        if any(cell.published for cell in cells):
+            columns.append([Text("published"), *(Text(cell.published or "-", style="dim") for cell in cells)])
+    _print(
+        console,
+        "training_speed by network (lowest to highest over scores; of the slowdown, over epochs)",
+        names,
+        columns,
+    )
+    if content.published:
+        console.print(Text(content.published, style="dim"))
+    console.print()
+
+
+_CELLS = {"": "", "failed": "red", "wait": "dim"}
 
 _MARGIN = 3
 """Padding and separator between two columns, which the last column doesn't need."""

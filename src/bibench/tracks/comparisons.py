@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bibench.records import Results
-from bibench.tracks.lookup import Row, ScoreError, algorithms_in, rows_in
+from bibench.records.published import published_results
+from bibench.tracks.agreement import Agreement, rank_agreement
+from bibench.tracks.lookup import FULL_PRECISION, Row, ScoreError, algorithms_in, rows_in
 from bibench.tracks.statistics import paired_bootstrap
 
-__all__ = ["Comparison", "comparisons", "ties"]
+__all__ = ["Comparison", "Ranking", "comparisons", "published_rankings", "rankings", "ties"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,3 +117,68 @@ def _same_seeds(results: Results, row: Row) -> list[dict[str, npt.NDArray[np.flo
             seeds = tuple(sorted(by_seed))
             groups.setdefault(seeds, {})[algorithm] = np.stack([by_seed[seed] for seed in seeds])
     return list(groups.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """How well two rankings of algorithms agree on one network.
+
+    Args:
+        task, architecture: the network.
+        agreement: of the two, or None where nothing can be said.
+        lack: why not.
+    """
+
+    task: str
+    architecture: str
+    agreement: Agreement | None
+    lack: str = ""
+
+
+def rankings(first: Results, second: Results) -> list[Ranking]:
+    """Kendall's tau between the rankings of two sets of results, on every network that both have.
+
+    Only algorithms with predictions for the same seeds within a set are ranked; the two sets may differ in their seeds
+    and in everything else, such as the budget.
+
+    Args:
+        first, second: planned runs, records and predictions.
+
+    Raises:
+        ScoreError: runs of one network with different numbers of samples.
+
+    >>> rankings(Results(plan=[], records=[]), Results(plan=[], records=[]))
+    []
+    """
+    return [_ranking(row, first, _largest(second, row)) for row in rows_in(first.plan) if row in rows_in(second.plan)]
+
+
+def published_rankings(results: Results) -> list[Ranking]:
+    """Kendall's tau between own rankings and those of the published scores (BiBench, Tables 7 to 9)."""
+    published = published_results()
+    found = []
+    for row in rows_in(results.plan):
+        scores: dict[str, float] = {}
+        for run in published.main:
+            record = published.record(run.id)
+            figure = record.figure(run.metric) if record is not None else None
+            if (run.task, run.architecture) == row and run.algorithm != FULL_PRECISION and figure is not None:
+                scores[run.algorithm] = figure.value
+        if scores:
+            found.append(_ranking(row, results, scores))
+    return found
+
+
+def _largest(results: Results, row: Row) -> dict[str, npt.NDArray[np.floating]]:
+    """The predictions of the largest group of algorithms that ran on the same seeds."""
+    return max(_same_seeds(results, row), key=len, default={})
+
+
+def _ranking(
+    row: Row, results: Results, other: Mapping[str, npt.NDArray[np.floating]] | Mapping[str, float]
+) -> Ranking:
+    own = _largest(results, row)
+    try:
+        return Ranking(task=row[0], architecture=row[1], agreement=rank_agreement(own, other))
+    except ValueError as error:
+        return Ranking(task=row[0], architecture=row[1], agreement=None, lack=str(error))

@@ -12,6 +12,7 @@ from bibench.records import Figure, Record, Results, Score
 from bibench.tasks.corruptions import CORRUPTIONS
 from bibench.tracks.base import FinishedRun, Mode, Track
 from bibench.tracks.lookup import (
+    FULL_PRECISION,
     Lack,
     Lookup,
     PerSeed,
@@ -24,7 +25,7 @@ from bibench.tracks.lookup import (
 )
 from bibench.tracks.statistics import quadratic_mean
 
-__all__ = ["corruption_robustness"]
+__all__ = ["CorruptionType", "corruption_robustness", "corruption_types"]
 
 _NAME = "corruption_robustness"
 
@@ -179,12 +180,15 @@ def _scores_of(lookup: Lookup, algorithm: str, mode: Mode, with_images: Mapping[
             f"{task}_c", lambda own: ratio_of([c for c in own if c.task == task]), "percent", lacks[task], note
         )
 
+    def of_errors(metric: str, error: _Error) -> Score:
+        return score(metric, lambda own: _mean_error(own, error), "percent", note=_types_left_out(cells, error))
+
     return [
         *(of_task(task) for task in lacks if any(found and row[0] == task for row, found in with_images.items())),
         score("gap_ratio", _gap_ratio, "percent"),
         score("mean_gap", lambda own: sum(cell.gap for cell in own) / len(own), "points"),
-        score("mce", lambda own: _mean_error_ratio(own, _errors), "percent", note=_types_left_out(cells, _errors)),
-        score("relative_mce", lambda own: _mean_error_ratio(own, _gaps), "percent", note=_types_left_out(cells, _gaps)),
+        of_errors("mce", lambda one: one.error),
+        of_errors("relative_mce", lambda one: one.relative_error),
         score("om_robust", ratio_of, "percent", note=_left_out([cell for own in cells.values() for cell in own])),
     ]
 
@@ -297,41 +301,83 @@ def _gap_ratio(cells: Sequence[_Cell]) -> float | Lack:
     return 100 * found
 
 
-_Errors = Callable[[_Cell], tuple[float, float]]
-"""A cell's errors: of the binarized network and of the reference."""
+@dataclass(frozen=True, kw_only=True)
+class CorruptionType:
+    """What one corruption type costs one network, over all its severities.
+
+    Args:
+        gap: mean of ``G = A_clean - A_corrupted`` in percent points (equation 4).
+        error: the corruption error in percent (equation 31): the network's errors, summed over severities, over those
+            of the reference, which is its full-precision partner; None where the reference has none.
+        relative_error: the same of gaps in the place of errors.
+    """
+
+    gap: float
+    error: float | None
+    relative_error: float | None
 
 
-def _errors(cell: _Cell) -> tuple[float, float]:
-    return 100 - cell.binarized, 100 - cell.full
+def corruption_types(results: Results) -> dict[tuple[str, str, str], dict[int, dict[str, CorruptionType]]]:
+    """What each corruption type costs, by task, architecture and algorithm, then by seed, then by type.
+
+    Full precision is among the algorithms, as its own reference. Left out are runs without an ok record, a partner or
+    scores on corrupted images in percent. The means over types are ``mean_gap``, ``mce`` and ``relative_mce``.
+
+    Raises:
+        ScoreError: as the track's scores: records that can't be compared.
+
+    Source: BiBench, equations 4 and 31.
+
+    >>> corruption_types(Results(plan=[], records=[]))
+    {}
+    """
+    lookup = Lookup(results)
+    found: dict[tuple[str, str, str], dict[int, dict[str, CorruptionType]]] = {}
+    for algorithm in (FULL_PRECISION, *lookup.algorithms):
+        sets: dict[str, tuple[Record, _Sets]] = {}
+        for row in lookup.rows:
+            for seed in lookup.seeds(algorithm):
+                cells = _cells(lookup, row, algorithm, seed, sets)
+                own = _types([cell for cell in cells if isinstance(cell, _Cell)])
+                if own:
+                    by_name = {corruption: one for (*_, corruption), one in own.items()}
+                    found.setdefault((*row, algorithm), {})[seed] = by_name
+    return found
 
 
-def _gaps(cell: _Cell) -> tuple[float, float]:
-    return cell.gap, cell.full_gap
-
-
-def _error_ratios(cells: Sequence[_Cell], errors: _Errors) -> list[float | None]:
-    """Summed errors over the reference's, for each corruption type of each row; None where the reference has none."""
-    sums: dict[tuple[str, str, str], tuple[float, float]] = {}
+def _types(cells: Sequence[_Cell]) -> dict[tuple[str, str, str], CorruptionType]:
+    """By task, architecture and corruption type."""
+    groups: dict[tuple[str, str, str], list[_Cell]] = {}
     for cell in cells:
-        own, reference = errors(cell)
-        key = (cell.corruption, cell.task, cell.architecture)
-        before = sums.get(key, (0.0, 0.0))
-        sums[key] = (before[0] + own, before[1] + reference)
-    return [ratio(own, reference) for own, reference in sums.values()]
+        groups.setdefault((cell.task, cell.architecture, cell.corruption), []).append(cell)
+    found = {}
+    for key, own in groups.items():
+        gap = sum(cell.gap for cell in own)
+        error = ratio(sum(100 - cell.binarized for cell in own), sum(100 - cell.full for cell in own))
+        relative = ratio(gap, sum(cell.full_gap for cell in own))
+        found[key] = CorruptionType(
+            gap=gap / len(own),
+            error=None if error is None else 100 * error,
+            relative_error=None if relative is None else 100 * relative,
+        )
+    return found
 
 
-def _mean_error_ratio(cells: Sequence[_Cell], errors: _Errors) -> float | Lack:
-    numbers = [found for found in _error_ratios(cells, errors) if found is not None]
+_Error = Callable[[CorruptionType], float | None]
+
+
+def _mean_error(cells: Sequence[_Cell], error: _Error) -> float | Lack:
+    numbers = [found for one in _types(cells).values() if (found := error(one)) is not None]
     if not numbers:
         return Lack("the reference, full precision, has none of these errors under any corruption", "failed")
-    return 100 * sum(numbers) / len(numbers)
+    return sum(numbers) / len(numbers)
 
 
-def _types_left_out(cells: Mapping[int, Sequence[_Cell]], errors: _Errors) -> str:
-    ratios = [found for own in cells.values() for found in _error_ratios(own, errors)]
-    count = sum(found is None for found in ratios)
+def _types_left_out(cells: Mapping[int, Sequence[_Cell]], error: _Error) -> str:
+    errors = [error(one) for own in cells.values() for one in _types(own).values()]
+    count = sum(found is None for found in errors)
     what = "the reference, full precision, has none of these errors there"
-    return f"{count} of {len(ratios)} corruption types left out: {what}" if count else ""
+    return f"{count} of {len(errors)} corruption types left out: {what}" if count else ""
 
 
 corruption_robustness = Track(

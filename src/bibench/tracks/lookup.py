@@ -20,6 +20,7 @@ __all__ = [
     "ScoreError",
     "algorithms_in",
     "by_seed",
+    "entered_as_0",
     "make_score",
     "overall",
     "ratio",
@@ -106,6 +107,7 @@ class Lookup:
         self.rows = rows_in(results.plan)
         self.algorithms = algorithms_in(results.main)
         self._runs = runs_by(results.main, lambda run: ((run.task, run.architecture), run.algorithm, run.seed))
+        self._units: dict[str, tuple[Record, Figure]] = {}
 
     def seeds(self, algorithm: str) -> list[int]:
         """The seeds that the plan has for an algorithm."""
@@ -139,6 +141,20 @@ class Lookup:
             return Lack(f"{run.id}: {record.reason or 'failed without a reason'}", "failed")
         return record
 
+    def value(self, record: Record, name: str, track: str, **conditions: str) -> float | Lack:
+        """The value of a figure that a track measures, for means over records; or what is missing.
+
+        Raises:
+            ScoreError: a record that was asked before has it in another unit.
+        """
+        figure = measured(record, name, track, **conditions)
+        if isinstance(figure, Lack):
+            return figure
+        first, other = self._units.setdefault(name, (record, figure))
+        if figure.unit != other.unit:
+            raise _incomparable(record, first, f"unit of {name}", figure.unit, other.unit)
+        return figure.value
+
     def pair(self, row: Row, algorithm: str, seed: int) -> tuple[Record, Record] | list[Lack]:
         """The records of a binarized run and of its full-precision partner, or all that is missing of the two."""
         found = [self.record(row, algorithm, seed), self.record(row, FULL_PRECISION, seed)]
@@ -149,9 +165,12 @@ class Lookup:
         return binarized, partner
 
 
-def measured(record: Record, name: str, track: str) -> Figure | Lack:
-    """The figure of a record that a track measures, or what is missing."""
-    figure = record.figure(name)
+def measured(record: Record, name: str, track: str, **conditions: str) -> Figure | Lack:
+    """The figure of a record that a track measures under just these conditions, or what is missing."""
+    if conditions:
+        figure = record.figures_under(name, *conditions).get(tuple(conditions.values()))
+    else:
+        figure = record.figure(name)
     return figure if figure is not None else not_measured(record, name, track)
 
 
@@ -217,8 +236,29 @@ def overall(parts: Sequence[PerSeed]) -> PerSeed:
     complete = [part for part in parts if isinstance(part, Mapping)]
     if lacks or len(complete) < len(parts) or not complete:
         return lacks
-    seeds = [seed for seed in complete[0] if all(seed in part for part in complete)]
-    return {seed: quadratic_mean([max(part[seed], 0.0) for part in complete]) for seed in seeds}
+    return {seed: quadratic_mean([max(part[seed], 0.0) for part in complete]) for seed in _shared_seeds(complete)}
+
+
+def entered_as_0(parts: Mapping[str, PerSeed]) -> str:
+    """Which components `overall` enters as 0, as the note of its score; nothing where it has no value.
+
+    >>> entered_as_0({"glue_cola": {0: -3.0}, "glue_rte": {0: 60.0}})
+    'glue_cola is negative, entered as 0'
+    """
+    complete = {name: part for name, part in parts.items() if isinstance(part, Mapping)}
+    if len(complete) < len(parts) or not complete:
+        return ""
+    seeds = _shared_seeds(list(complete.values()))
+    notes = []
+    for name, part in complete.items():
+        count = sum(part[seed] < 0 for seed in seeds)
+        some = f" for {count} of {len(seeds)} seeds" if count < len(seeds) else ""
+        notes += [f"{name} is negative{some}, entered as 0"] if count else []
+    return "; ".join(notes)
+
+
+def _shared_seeds(parts: Sequence[Mapping[int, float]]) -> list[int]:
+    return [seed for seed in parts[0] if all(seed in part for part in parts)]
 
 
 def status_of(lacks: Sequence[Lack]) -> Status:

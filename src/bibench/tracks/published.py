@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from bibench.records import Figure, Results, Score, Status
+from bibench.records import Figure, Record, Results, RunConfig, Score, Status
 from bibench.records.published import PrintedCell, printed_cells, published_results
 from bibench.tracks import score
 from bibench.tracks.base import Mode, Track
@@ -142,17 +142,23 @@ class Beside:
 
 @dataclass(frozen=True, kw_only=True)
 class BesideRaw:
-    """An own score on one network beside the published one of Tables 7 to 9.
+    """An own score on one network beside the published one of Tables 7 to 13.
+
+    Those on corrupted images (Tables 10 and 11) and of the sensitivity grid (Tables 12 and 13) are of ResNet-18 on
+    CIFAR-10 alone.
 
     Args:
         task, architecture, algorithm, metric: of both; ``"fp32"`` is full precision.
         own: mean over ``seeds`` seeds.
         std: sample standard deviation over them, None with one.
         seeds: how many.
-        published: the raw figure, in the same unit.
+        published: the raw figure, in the same unit; of a setting, the mean over its trials.
         source: which table it is in.
         difference: own minus published.
         subset: of the test data, None for all of it.
+        corruption, severity: of the test images, None for clean ones.
+        origin: where the own corrupted images come from; the paper doesn't say it of its own.
+        setting: of the sensitivity grid, None for the run that stands for its network.
     """
 
     task: str
@@ -166,6 +172,10 @@ class BesideRaw:
     source: str | None
     difference: float
     subset: str | None = None
+    corruption: str | None = None
+    severity: int | None = None
+    origin: str | None = None
+    setting: str | None = None
 
 
 def beside(scores: Sequence[Score]) -> list[Beside]:
@@ -198,35 +208,39 @@ def beside(scores: Sequence[Score]) -> list[Beside]:
 
 
 def beside_raw(results: Results) -> list[BesideRaw]:
-    """Own scores of the main runs that have a counterpart in Tables 7 to 9, in the plan's order.
+    """Own scores with a counterpart in Tables 7 to 13: those of the main runs in the plan's order, then the grid's.
 
-    The counterpart has the same task, architecture, algorithm, metric, unit and subset of the test data. Runs without
-    an ok record are left out.
+    The counterpart has the same task, architecture, algorithm, metric and unit, and the same subset of the test data,
+    corruption and severity, or setting of the sensitivity grid. Runs without an ok record are left out; images of two
+    origins are not averaged.
 
     >>> beside_raw(Results(plan=[], records=[]))
     []
     """
-    published = {place: figures[0] for place, figures in _by_place(published_results()).items()}
+    published = _by_place(published_results())
     found = []
     for place, figures in _by_place(results).items():
-        other = published.get(place)
-        if other is None:
+        others = published.get(place._replace(origin=None))
+        if others is None:
             continue
-        task, architecture, algorithm, metric, _, subset = place
-        spread = mean_interval([figure.value for figure in figures])
+        spread, printed = (mean_interval([figure.value for figure in own]) for own in (figures, others))
         found.append(
             BesideRaw(
-                task=task,
-                architecture=architecture,
-                algorithm=algorithm,
-                metric=metric,
+                task=place.task,
+                architecture=place.architecture,
+                algorithm=place.algorithm,
+                metric=place.metric,
                 own=spread.mean,
                 std=spread.std,
                 seeds=spread.count,
-                published=other.value,
-                source=other.source,
-                difference=spread.mean - other.value,
-                subset=subset,
+                published=printed.mean,
+                source=others[0].source,
+                difference=spread.mean - printed.mean,
+                subset=place.subset,
+                corruption=place.corruption,
+                severity=None if place.severity is None else int(place.severity),
+                origin=place.origin,
+                setting=place.setting,
             )
         )
     return found
@@ -243,23 +257,47 @@ def without_counterpart(scores: Sequence[Score], results: Results) -> tuple[int,
     return len(own) - len(beside(scores)), len(_by_place(results)) - len(beside_raw(results))
 
 
-_Place = tuple[str, str, str, str, str, str | None]
+class _Place(NamedTuple):
+    """What figures have in common that differ by seed, or trial; see `BesideRaw`."""
+
+    task: str
+    architecture: str
+    algorithm: str
+    metric: str
+    unit: str
+    subset: str | None = None
+    corruption: str | None = None
+    severity: str | None = None
+    origin: str | None = None
+    setting: str | None = None
 
 
 def _by_place(results: Results) -> dict[_Place, list[Figure]]:
-    """The scores of the main runs, one a seed, by task, architecture, algorithm, metric, unit and subset."""
+    """The scores of the main runs and of the sensitivity grid, one a seed, by their place."""
     found: dict[_Place, list[Figure]] = {}
-    for run in {run.id: run for run in results.main}.values():
-        record = results.record(run.id)
-        if record is None or record.status != "ok":
-            continue
-        whole = record.figure(run.metric)
-        own: list[tuple[str | None, Figure]] = [] if whole is None else [(None, whole)]
-        own += [(key[0], figure) for key, figure in record.figures_under(run.metric, "subset").items()]
-        for subset, figure in own:
-            place = (run.task, run.architecture, run.algorithm, run.metric, figure.unit, subset)
-            found.setdefault(place, []).append(figure)
+
+    def add(run: RunConfig, figure: Figure, **more: str | None) -> None:
+        place = _Place(run.task, run.architecture, run.algorithm, run.metric, figure.unit, **more)
+        found.setdefault(place, []).append(figure)
+
+    for run, record in _ok_records(results, results.main):
+        if (whole := record.figure(run.metric)) is not None:
+            add(run, whole)
+        for (subset,), figure in record.figures_under(run.metric, "subset").items():
+            add(run, figure, subset=subset)
+        for (corruption, severity), figure in record.figures_under(run.metric, "corruption", "severity").items():
+            add(run, figure, corruption=corruption, severity=severity, origin=figure.mode)
+    for run, record in _ok_records(results, [run for run in results.plan if run.setting is not None]):
+        if (whole := record.figure(run.metric)) is not None:
+            add(run, whole, setting=run.setting)
     return found
+
+
+def _ok_records(results: Results, runs: Sequence[RunConfig]) -> Iterator[tuple[RunConfig, Record]]:
+    for run in {run.id: run for run in runs}.values():
+        record = results.record(run.id)
+        if record is not None and record.status == "ok":
+            yield run, record
 
 
 def _other_components(one: Score, scores: Sequence[Score], cells: Sequence[PrintedCell]) -> str:

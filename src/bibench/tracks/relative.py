@@ -10,7 +10,18 @@ from collections.abc import Mapping, Sequence
 
 from bibench.records import Figure, Record, Results, Score
 from bibench.tracks.base import Mode
-from bibench.tracks.lookup import Lack, Lookup, PerSeed, Row, by_seed, check_comparable, make_score, overall, ratio
+from bibench.tracks.lookup import (
+    Lack,
+    Lookup,
+    PerSeed,
+    Row,
+    by_seed,
+    check_comparable,
+    entered_as_0,
+    make_score,
+    overall,
+    ratio,
+)
 
 __all__ = ["relative_scores"]
 
@@ -34,8 +45,8 @@ def relative_scores(
     A score is ``failed`` if a run that it needs failed, has no usable figure, or has a full-precision partner whose
     score is zero, negative or next to zero, since nothing can be said relative to that; else ``incomplete`` if a run
     has no record yet, was never planned, or the component has no rows. Negative scores (a correlation) enter their
-    component as they are, and a component that stays negative enters the overall metric as 0: squared, it would count
-    as merit.
+    component as they are, and a component that stays negative enters the overall metric as 0, which its note says:
+    squared, it would count as merit.
 
     Args:
         results: planned runs and records; each binarized run needs the ``fp32`` run of its task, architecture, seed.
@@ -64,9 +75,17 @@ def relative_scores(
             metric: by_seed(seeds, rows, relative) if rows else [Lack(f"no {metric} in this suite")]
             for metric, rows in components.items()
         }
+        notes = {overall_metric: entered_as_0(found)}
         found[overall_metric] = overall(list(found.values()))
         scores += [
-            make_score(track=track, metric=metric, algorithm=algorithm, mode=mode, per_seed=per_seed)
+            make_score(
+                track=track,
+                metric=metric,
+                algorithm=algorithm,
+                mode=mode,
+                per_seed=per_seed,
+                note=notes.get(metric, ""),
+            )
             for metric, per_seed in found.items()
         ]
     order = [*components, overall_metric]

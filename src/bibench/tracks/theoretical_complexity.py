@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bibench.nn import complexity
-from bibench.records import Figure, Record, Results, Score
+from bibench.records import Figure, Results, Score
 from bibench.tracks.base import FinishedRun, Mode, Track
-from bibench.tracks.lookup import Lack, Lookup, PerSeed, Row, by_seed, make_score, not_measured, overall
+from bibench.tracks.lookup import Lack, Lookup, PerSeed, Row, by_seed, entered_as_0, make_score, overall
 
 __all__ = ["complexity_figures", "theoretical_complexity"]
 
@@ -52,6 +52,7 @@ def _score(results: Results, mode: Mode = "literal") -> list[Score]:
     Source: BiBench, equations 7 and 8.
     """
     lookup = Lookup(results)
+    conditions = {"counting": "paper"} if mode == "paper" else {}
     scores = []
     for algorithm in lookup.algorithms:
         seeds = lookup.seeds(algorithm)
@@ -60,24 +61,26 @@ def _score(results: Results, mode: Mode = "literal") -> list[Score]:
 
             def value(row: Row, seed: int, name: str = name, algorithm: str = algorithm) -> float | list[Lack]:
                 record = lookup.record(row, algorithm, seed)
-                if isinstance(record, Lack):
-                    return [record]
-                figure = _figure(record, name, mode)
-                return [figure] if isinstance(figure, Lack) else figure.value
+                found = record if isinstance(record, Lack) else lookup.value(record, name, _NAME, **conditions)
+                return [found] if isinstance(found, Lack) else found
 
             rows = lookup.rows_measured(algorithm, name, _NAME)
             found[name] = by_seed(seeds, rows, value) if rows else [Lack("no network was counted")]
+        notes = {"om_comp": entered_as_0(found)}
         found["om_comp"] = overall(list(found.values()))
         scores += [
-            make_score(track=_NAME, metric=metric, algorithm=algorithm, per_seed=per_seed, unit="ratio", mode=mode)
+            make_score(
+                track=_NAME,
+                metric=metric,
+                algorithm=algorithm,
+                per_seed=per_seed,
+                unit="ratio",
+                mode=mode,
+                note=notes.get(metric, ""),
+            )
             for metric, per_seed in found.items()
         ]
     return sorted(scores, key=lambda score: (*_RATIOS, "om_comp").index(score.metric))
-
-
-def _figure(record: Record, name: str, mode: Mode) -> Figure | Lack:
-    figure = record.figure(name) if mode == "literal" else record.figures_under(name, "counting").get(("paper",))
-    return figure or not_measured(record, name, _NAME)
 
 
 def _paper(results: Results) -> list[Score]:

@@ -19,7 +19,6 @@ from bibench.tracks.lookup import (
     by_seed,
     check_comparable,
     make_score,
-    measured,
     ratio,
     runs_by,
     status_of,
@@ -87,8 +86,13 @@ class _Grid:
         """Which grid it is."""
         count = len(self.settings) * len(self.seeds)
         whole = len(self.settings) >= 8 and len(self.seeds) >= 5
-        size = f"{len(self.settings)} settings x {len(self.seeds)} seeds = {count} trials"
-        return f"{' '.join(self.row)}: {size} ({', '.join(self.settings)})" + ("" if whole else f"; reduced, {_PAPER}")
+        size = f"{_counted(len(self.settings), 'setting')} x {_counted(len(self.seeds), 'seed')}"
+        trials = f"{_counted(count, 'trial')} ({', '.join(self.settings)})"
+        return f"{' '.join(self.row)}: {size} = {trials}" + ("" if whole else f"; reduced, {_PAPER}")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def settings_in(plan: Sequence[RunConfig]) -> dict[Row, tuple[str, ...]]:
@@ -224,8 +228,8 @@ def _score(results: Results) -> list[Score]:
 
         def time_cost(row: Row, seed: int, algorithm: str = algorithm) -> float | list[Lack]:
             record = lookup.record(row, algorithm, seed)
-            figure = record if isinstance(record, Lack) else measured(record, "time_cost", _NAME)
-            return [figure] if isinstance(figure, Lack) else figure.value
+            found = record if isinstance(record, Lack) else lookup.value(record, "time_cost", _NAME)
+            return [found] if isinstance(found, Lack) else found
 
         rows = lookup.rows_measured(algorithm, "time_cost", _NAME)
         times = by_seed(lookup.seeds(algorithm), rows, time_cost) if rows else [Lack("no network was timed")]

@@ -20,7 +20,17 @@ from torch import Tensor, nn
 
 from bibench.files import atomic_write, write_json
 
-__all__ = ["CheckpointError", "State", "file_sha256", "load_state", "load_weights", "save_state", "save_weights"]
+__all__ = [
+    "CheckpointError",
+    "State",
+    "file_sha256",
+    "load_optimizer",
+    "load_state",
+    "load_weights",
+    "save_optimizer",
+    "save_state",
+    "save_weights",
+]
 
 _JSON = "checkpoint.json"
 
@@ -74,6 +84,54 @@ def load_weights(path: Path, model: nn.Module) -> None:
         CheckpointError: no such file, not safetensors, truncated, or other names or shapes than the model's.
     """
     _fill(model, _read(path), path)
+
+
+_SLOTS: dict[type[torch.optim.Optimizer], set[str]] = {
+    torch.optim.SGD: {"momentum_buffer"},
+    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
+}
+
+
+def save_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write an optimizer's state as safetensors, atomically: ``parameter/slot``, such as ``fc.weight/exp_avg``."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    slots = {
+        f"{names[id(parameter)]}/{slot}": value
+        for parameter, values in optimizer.state.items()
+        for slot, value in values.items()
+        if isinstance(value, Tensor)  # SGD without momentum has a slot that holds None
+    }
+    _write(path, _plain(slots))
+
+
+def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Give a model's optimizer the state that another one had, for the parameters whose names both models have.
+
+    A parameter that the other model didn't have, such as a threshold, starts without state.
+
+    Args:
+        path: written by `save_optimizer`, with an optimizer of the same kind.
+        model: on its device.
+        optimizer: of the model, before its first step.
+
+    Raises:
+        CheckpointError: not a complete file of the kind, a state of another kind of optimizer, or one of another shape
+            than its parameter's.
+    """
+    parameters = dict(model.named_parameters())
+    known = _SLOTS[type(optimizer)]
+    for key, value in _read(path).items():
+        name, _, slot = key.rpartition("/")
+        parameter = parameters.get(name)
+        if slot not in known:
+            raise CheckpointError(f"{path}: '{key}' is not of the state of {type(optimizer).__name__}")
+        if parameter is None:
+            continue
+        if slot != "step" and value.shape != parameter.shape:
+            raise CheckpointError(
+                f"{path}: '{key}' is {tuple(value.shape)}, expected {tuple(parameter.shape)} as the parameter '{name}'"
+            )
+        optimizer.state[parameter][slot] = value if slot == "step" else value.to(parameter.device)
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from bibench.recipes import SGD, Recipe
 from bibench.records import RunConfig
 from bibench.records.record import LARGEST
 from bibench.tasks.base import Batch, Data, Evaluation, Task
-from bibench.training.checkpoint import CheckpointError, State, load_state, save_state, start_again
+from bibench.training.checkpoint import CheckpointError, State, load_optimizer, load_state, save_state, start_again
 from bibench.training.seeds import derive_seed
 
-__all__ = ["Diverged", "Trained", "evaluate", "train"]
+__all__ = ["Diverged", "Trained", "evaluate", "steps_an_epoch", "train"]
 
 DIVERGED = 1e6
 """A mean training loss above this, or one that is not finite, ends a run."""
@@ -51,6 +52,12 @@ class Trained:
     model: nn.Module
     evaluation: Evaluation
     state: State
+    optimizer: torch.optim.Optimizer
+
+
+def steps_an_epoch(data: Data, recipe: Recipe) -> int:
+    """Steps of the optimizer in one pass over the training samples."""
+    return max(1, len(data.train) // recipe.batch_size)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -114,6 +121,7 @@ def train(
     threads: int = 1,
     checkpoint_seconds: float = 10.0,
     layers: bool = False,
+    optimizer_start: Path | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> Trained:
     """Train a model as its run says, going on from the folder's checkpoint if there is one.
@@ -130,6 +138,7 @@ def train(
         threads: of each process, where the run has several devices.
         checkpoint_seconds: at the end of an epoch, write a checkpoint if the last one is at least this old.
         layers: record flip rate, sign balance and dead weights of every binarized layer after each epoch.
+        optimizer_start: a state of the optimizer to start from, see `bibench.training.checkpoint.load_optimizer`.
         on_progress: called with the share of the run's steps that are done, before the first step and after each;
             not called where the run has several devices.
 
@@ -138,7 +147,7 @@ def train(
         CheckpointError: the folder's checkpoint can't be used.
     """
     precision = config.known_recipe.precision
-    job = _Job(config, model, task, data, folder, checkpoint_seconds, layers)
+    job = _Job(config, model, task, data, folder, checkpoint_seconds, layers, optimizer_start)
     if config.devices == 1:
         return _train(Fabric(accelerator=device, devices=1, precision=precision), job, on_progress)
     if config.known_recipe.batch_size % config.devices:
@@ -168,6 +177,7 @@ class _Job:
     folder: Path
     checkpoint_seconds: float
     layers: bool
+    optimizer_start: Path | None
 
 
 def _train_part(fabric: Fabric, *, job: _Job, threads: int) -> str | None:
@@ -201,14 +211,18 @@ def _train(fabric: Fabric, job: _Job, on_progress: Callable[[float], None]) -> T
     recipe = config.known_recipe
     plain_optimizer = make_optimizer(model, recipe)
     network, optimizer = fabric.setup(model, plain_optimizer)
-    state = load_state(folder, config.id, model, plain_optimizer) or State(run=config.id)
+    resumed = load_state(folder, config.id, model, plain_optimizer)
+    if resumed is None and job.optimizer_start is not None:
+        load_optimizer(job.optimizer_start, model, plain_optimizer)
+    state = resumed or State(run=config.id)
 
-    epochs = 0 if config.method == "checkpoint" else recipe.epochs
+    steps = steps_an_epoch(data, recipe)
+    total_steps = recipe.total_steps(steps)
+    epochs = 0 if config.method == "checkpoint" else recipe.total_epochs(steps)
     if state.epoch > epochs:
         raise CheckpointError(
             f"the checkpoint in {folder} is of epoch {state.epoch}, and the run has {epochs}; {start_again(folder)}"
         )
-    steps = max(1, len(data.train) // recipe.batch_size)
     saved = time.monotonic()
     result: Evaluation | None = None
 
@@ -219,7 +233,7 @@ def _train(fabric: Fabric, job: _Job, on_progress: Callable[[float], None]) -> T
         return found
 
     if state.epoch < epochs:
-        on_progress(state.epoch / epochs)
+        on_progress(state.epoch * steps / total_steps)
     for epoch in range(state.epoch, epochs):
         with _timed(state.phases, "train"):
             torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
@@ -227,16 +241,18 @@ def _train(fabric: Fabric, job: _Job, on_progress: Callable[[float], None]) -> T
             network.train()
             signs = weight_signs(model) if job.layers else {}
             total = torch.zeros((), device=fabric.device)
-            batches = data.train.batches(
-                recipe.batch_size, device=fabric.device, seed=derive_seed(config.seed, "data", epoch)
-            )
-            for step, batch in enumerate(batches):
+            count = min(steps, total_steps - epoch * steps)  # the last epoch may be a part of one
+            seed = derive_seed(config.seed, "data", epoch)
+            # Under no name, so that what reads the batches, such as worker processes, ends with the loop.
+            for step, batch in enumerate(
+                islice(data.train.batches(recipe.batch_size, device=fabric.device, seed=seed), count)
+            ):
                 done = epoch * steps + step
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.learning_rate(done / (epochs * steps))
+                    group["lr"] = recipe.learning_rate(done / total_steps)
                 total += optimize(fabric, network, optimizer, _part(fabric, batch), task=task, recipe=recipe)
-                on_progress((done + 1) / (epochs * steps))
-            mean_loss = _mean(fabric, total) / steps
+                on_progress((done + 1) / total_steps)
+            mean_loss = _mean(fabric, total) / count
             _check(model, mean_loss, state)
         result = test()
         row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "train_loss": mean_loss}
@@ -255,7 +271,7 @@ def _train(fabric: Fabric, job: _Job, on_progress: Callable[[float], None]) -> T
         if epochs:
             set_progress(model, epochs - 1, epochs)
         result = test()
-    return Trained(model.eval(), result, state)
+    return Trained(model.eval(), result, state, plain_optimizer)
 
 
 def _check(model: nn.Module, loss: float, state: State) -> None:

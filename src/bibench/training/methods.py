@@ -4,6 +4,10 @@
 - ``checkpoint``: full-precision weights from the user's file; evaluated, not trained.
 - ``fine_tune``: the final weights of the full-precision run of the same seed, then binarized (BiBench, section 4).
 - ``from_scratch``: the full-precision run's initialisation, binarized before the first step.
+- ``partial_pretraining``: the final weights of a full-precision run that has a share of the budget, then binarized and
+  trained for the rest of it (Partial pre-training, algorithm 1). Each of the two has the original schedule, compressed.
+  It differs from ``fine_tune`` in the budgets alone, so the full-precision part is a run of its own, which all
+  algorithms share.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from bibench.tasks.base import Data, Task
 from bibench.training.checkpoint import load_weights
 from bibench.training.seeds import derive_seed
 
-__all__ = ["build_model"]
+__all__ = ["build_model", "convert", "full_precision_model"]
 
 
 def build_model(
@@ -37,10 +41,27 @@ def build_model(
         CheckpointError: ``start`` can't be read or doesn't fit.
         BinarizeError: the algorithm can't take a layer.
     """
+    return convert(
+        config, full_precision_model(config, task=task, architecture=architecture, data=data, start=start), task
+    )
+
+
+def full_precision_model(
+    config: RunConfig, *, task: Task, architecture: Architecture, data: Data, start: Path | None = None
+) -> nn.Module:
+    """The network of a run before it is binarized, if it is; see `build_model`."""
     torch.manual_seed(derive_seed(config.seed, "initialisation"))
     model = architecture.build(task.input_shape, data.outputs)
     if start is not None:
         load_weights(start, model)
+    return model
+
+
+def convert(config: RunConfig, model: nn.Module, task: Task) -> nn.Module:
+    """Binarize a run's full-precision network as the run says; a full-precision run's is returned as it is.
+
+    Whatever was before, the same weights and the run's seed give the same model.
+    """
     if config.operator is not None:
         torch.manual_seed(derive_seed(config.seed, "rules"))
         model = binarize(

@@ -193,7 +193,7 @@ class TrainingStep:
     Args:
         model: on any device, in any mode.
         task: whose loss is minimised.
-        batch: what the task's loss takes; moved to the device.
+        batch: what the task's loss takes; moved to the device. None: `take` gets one each time.
         recipe: optimizer, precision and bounds. Its batch size isn't used.
         device: ``"cpu"`` or ``"cuda"``.
         compiled: compile the copy with ``torch.compile``.
@@ -214,7 +214,7 @@ class TrainingStep:
         model: nn.Module,
         *,
         task: Task,
-        batch: Batch,
+        batch: Batch | None = None,
         recipe: Recipe,
         device: str | torch.device = "cpu",
         compiled: bool = False,
@@ -225,7 +225,7 @@ class TrainingStep:
         self.device = _resolved(device)
         self.batch = tree_map(lambda leaf: leaf.to(self.device) if isinstance(leaf, Tensor) else leaf, batch)
         self.model = copy.deepcopy(model).train()
-        set_progress(self.model, 0, recipe.epochs)
+        set_progress(self.model, 0, recipe.epochs or 1)
         self.compiled = compiled
         if compiled:
             self.model.compile()
@@ -239,8 +239,18 @@ class TrainingStep:
         self.release_gradients()
 
     def __call__(self) -> None:
-        """Take the step."""
-        optimize(self._fabric, self._network, self._optimizer, self.batch, task=self._task, recipe=self._recipe)
+        """Take the step.
+
+        Raises:
+            ValueError: it has no batch.
+        """
+        if self.batch is None:
+            raise ValueError("the step has no batch: give it one when it is made, or call take(batch)")
+        self.take(self.batch)
+
+    def take(self, batch: Batch) -> None:
+        """Take the step on this batch, which is on the device."""
+        optimize(self._fabric, self._network, self._optimizer, batch, task=self._task, recipe=self._recipe)
 
     def release_gradients(self) -> None:
         """Set all gradients to None, as every step does at its start."""

@@ -1,4 +1,4 @@
-"""The published figures of BiBench as records like those of own runs, and the cells of its summary tables.
+"""The published figures of BiBench as records like those of own runs, and the cells of the papers' summary tables.
 
 README.md beside this file tells where they come from, what was repaired and what is inferred.
 """
@@ -14,7 +14,7 @@ from importlib import resources
 from bibench.records.record import Record, parse_record
 from bibench.records.results import Results
 
-__all__ = ["PrintedCell", "printed_cells", "published_results"]
+__all__ = ["PrintedCell", "PrintedFigure", "printed_cells", "published_results", "published_training_speed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,29 @@ class PrintedCell:
     unit: str
     value: float | None
     printed: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrintedFigure:
+    """One figure that *Fast Binarized Neural Network Training with Partial Pre-Training* prints.
+
+    Args:
+        task, architecture: in the names of this package; ``"all"`` is the mean over its four networks.
+        metric: the task's score after the whole budget, or as in the track ``training_speed``.
+        algorithm: ``"fp32"`` or ``"pact"``.
+        value, unit: of the figure.
+        plus_minus: what stands behind ±, which the paper doesn't explain; None where nothing does.
+        source: which table or section it is in.
+    """
+
+    task: str
+    architecture: str
+    metric: str
+    algorithm: str
+    value: float
+    unit: str
+    plus_minus: float | None
     source: str
 
 
@@ -70,3 +93,14 @@ def printed_cells() -> list[PrintedCell]:
     ('learning_task', 'cifar10', 'bnn', 94.54, 'BiBench, Table 2')
     """
     return [PrintedCell(**content) for content in json.loads(_text("printed.json"))]
+
+
+@cache
+def published_training_speed() -> tuple[PrintedFigure, ...]:
+    """The final scores, training speeds and speedups that the paper on partial pre-training prints.
+
+    >>> figure = published_training_speed()[0]
+    >>> figure.task, figure.architecture, figure.algorithm, figure.metric, figure.value, figure.plus_minus
+    ('cifar10', 'resnet20e', 'fp32', 'accuracy', 90.75, 0.26)
+    """
+    return tuple(PrintedFigure(**content) for content in json.loads(_text("partial_pretraining.json")))
