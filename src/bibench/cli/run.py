@@ -212,6 +212,8 @@ def train(
             method=cast(BinarizedMethod, method),
             share=0.5 if share is None else share,
             optimizer_state=cast(Any, optimizer_state or "reset"),
+            # Without the full-precision run that the other tracks compare with, they have nothing to say.
+            **({} if algorithm == "fp32" or method == "fine_tune" else {"tracks": ("theoretical_complexity",)}),
         )
         settings = Settings(
             out=out or Path("results") / name,
