@@ -29,8 +29,8 @@ def partial_pretraining(
 ) -> _M:
     """Train a model in full precision for a share of a budget, binarize it, and train it for the rest.
 
-    It reaches a score sooner than training binarized from scratch does, since full-precision training takes fewer
-    steps, and its steps take less time.
+    The idea: full-precision training takes fewer steps to a score than training binarized from scratch, and its steps
+    take less time. Whether it pays depends on the algorithm and the budget: measure both.
 
     Args:
         model: in full precision, trained in place for its part of the budget.
