@@ -205,8 +205,17 @@ def test_splits_of_one_budget_are_compared_with_the_even_one():
     assert (gain.share, gain.gain) == (0.75, pytest.approx(2.0))  # 3, 2 and 1 over the seeds
     score = scores_of(records)["split_gain"]
     assert (score.value, score.unit, score.seeds) == (pytest.approx(2.0), "percent", 3)
-    assert "share 0.75 against 0.5 of 400 steps" in score.note
+    assert score.note.startswith("cifar10 resnet20e, 400 steps: share 0.75 is the best of 0.25, 0.5, 0.75; chosen and")
     assert score.low == pytest.approx(2 - 4.302652 / 3**0.5, abs=1e-5)  # t with 2 degrees of freedom, std 1
+
+
+def test_where_the_even_split_is_the_best_there_is_nothing_to_gain():
+    records = [*partial(100, 300, 50.0, share=0.25), *partial(200, 200, 52.0, share=0.5)]
+    score = scores_of(records)["split_gain"]
+    assert (score.value, score.note) == (
+        0.0,
+        "cifar10 resnet20e, 400 steps: the even split is the best of the shares 0.25, 0.5",
+    )
 
 
 def test_a_budget_whose_even_split_is_not_there_has_no_gain():

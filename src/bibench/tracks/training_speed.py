@@ -367,6 +367,13 @@ def _describe(network: Network, found: Speedup | list[Lack]) -> str:
 
 def _gain_score(network: Network) -> Score:
     total, gain = max(network.gains().items(), key=lambda item: item[0])
+    where = f"{' '.join(network.row)}, {total:,} {network.budget_unit}"
+    shares = ", ".join(f"{share:g}" for share in network.by_share()[total])
+    if gain.share == EVEN:
+        note = f"{where}: the even split is the best of the shares {shares}"
+    else:
+        caution = "chosen and measured on the same runs, so rather too large"
+        note = f"{where}: share {gain.share:g} is the best of {shares}; {caution}"
     return Score(
         track=_NAME,
         metric="split_gain",
@@ -377,10 +384,7 @@ def _gain_score(network: Network) -> Score:
         unit=network.unit,
         mode="literal",
         seeds=len(gain.seeds),
-        note=(
-            f"{' '.join(network.row)}: share {gain.share:g} against {EVEN:g} of {total:,} {network.budget_unit}; "
-            "chosen and measured on the same runs, so rather too large"
-        ),
+        note=note,
     )
 
 
