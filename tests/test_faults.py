@@ -58,6 +58,8 @@ class Driver:
             text=True,
             env=os.environ | {name: value},
             start_new_session=True,
+            # A shell's background jobs ignore Ctrl-C, and hand that on to whatever they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def alive(self):
