@@ -20,7 +20,6 @@ from bibench.tracks.lookup import (
     check_comparable,
     make_score,
     measured,
-    status_of,
 )
 from bibench.tracks.speedup import (
     Point,
@@ -311,16 +310,7 @@ def _speedup_score(metric: str, algorithm: str, own: Sequence[Network], cost: st
 
     value = mean(None) if own else [Lack("no training curves in this suite")]
     if not isinstance(value, float):
-        return Score(
-            track=_NAME,
-            metric=metric,
-            algorithm=algorithm,
-            value=None,
-            status=status_of(value),
-            unit="ratio",
-            mode="literal",
-            missing=tuple(dict.fromkeys(lack.text for lack in value)),
-        )
+        return make_score(track=_NAME, metric=metric, algorithm=algorithm, per_seed=value, unit="ratio")
     seeds = sorted(set.intersection(*(_seeds(network) for network in own)))
     low, high = _jackknifed(value, mean, seeds)
     notes = [_describe(network, measured_speedup(network, cost)) for network in own]
