@@ -91,7 +91,7 @@ TIMES = ("time_cost", "time_cost_lowest", "time_cost_highest", "step_time", "ful
 
 def untimed(record: Record) -> list[Figure]:
     """The figures of a record that are the same whenever and wherever it was run."""
-    return [figure for figure in record.figures if figure.name not in TIMES]
+    return [figure for figure in record.figures if figure.name not in TIMES and figure.unit != "ms"]  # nor latencies
 
 
 def content(folder: Path) -> dict[str, Any]:

@@ -14,12 +14,12 @@ ROOT = Path(bibench.__file__).parent
 ALLOWED = {
     "algorithms": {"algorithms"},
     "nn": {"nn", "algorithms", "recipes", "registry"},
-    "models": {"models"},
+    "models": {"models", "nn", "algorithms"},
     "tasks": {"tasks", "models", "recipes", "files"},
     "recipes": {"recipes"},
     "records": {"records", "recipes"},
     "training": {"training", "nn", "tasks", "models", "recipes", "records", "files"},
-    "tracks": {"tracks", "nn", "training", "tasks", "models", "records"},
+    "tracks": {"tracks", "nn", "training", "tasks", "models", "records", "deploy"},
     "bench": {
         "bench",
         "training",
@@ -38,14 +38,20 @@ ALLOWED = {
     "suites": {"suites"},
     "registry": {"registry"},
     "files": {"files"},
+    "native": {"native"},
+    "deploy": {"deploy", "native", "nn", "algorithms", "tasks", "files"},
     "display": {"display", "bench", "records", "report"},
-    "bibench": {"bibench", "nn", "algorithms"},
+    "bibench": {"bibench", "nn", "algorithms", "deploy"},
     "__main__": {"cli"},
     "cli": None,  # all
 }
 """What each room may import of bibench; ``bibench`` itself is the package's own ``__init__``."""
 
-MODULES = sorted(module.name for module in pkgutil.walk_packages([str(ROOT)], "bibench."))
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages([str(ROOT)], "bibench.")
+    if not module.name.startswith("bibench.native.libbibench_engine")  # the packed engine, which isn't one of Python
+)
 
 
 def room(module):

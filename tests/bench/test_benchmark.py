@@ -82,7 +82,7 @@ def test_a_store_is_scored_with_the_tracks_of_its_suite(tmp_path, suite):
     results, scores, tracks = score_store(Store(settings.out))
     assert [track.name for track in tracks] == registry.names("tracks")[:6]
     assert len(results.plan) == 3
-    assert {score.status for score in scores} == {"incomplete", "not_measured"}
+    assert {score.status for score in scores} == {"incomplete"}
     claim(suite.model_copy(update={"tracks": ("learning_task",)}), settings)  # what is scored may change
     assert [track.name for track in score_store(Store(settings.out))[2]] == ["learning_task"]
 

@@ -822,3 +822,40 @@ def test_public_names():
     assert bibench.binarize is binarize
     assert bibench.nn.BinaryMatmul is BinaryMatmul
     assert list(inspect.signature(binarize).parameters)[:5] == ["model", "algorithm", "filter", "example", "inplace"]
+
+
+class _Softmax(nn.Module):
+    """An activation that names its own counterpart, which holds a layer of the module that it replaces."""
+
+    def __init__(self, refuse=False):
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+        self.refuse = refuse
+
+    def forward(self, x):
+        return self.inner(x).softmax(-1)
+
+    def binarized_counterpart(self, algorithm):
+        if self.refuse:
+            raise ValueError("not with this algorithm")
+        return nn.Sequential(self.inner, nn.Hardtanh())
+
+
+def test_a_module_can_name_its_counterpart():
+    model = nn.Sequential(nn.Linear(8, 8), _Softmax(), nn.Linear(8, 8), nn.Linear(8, 2)).eval()
+    binary = bibench.binarize(model, "bnn")
+    assert isinstance(binary[1], nn.Sequential)
+    assert isinstance(binary[1][0], BinaryLinear)  # the layer inside is binarized as well
+    assert not binary[1].training
+    decisions = {layer.name: layer for layer in bibench.summary(binary)}
+    assert decisions["1"].decision == "replaced"
+    assert decisions["1.0"].decision == "binarized"
+    assert "Sequential" in decisions["1"].reason
+    assert isinstance(model[1], _Softmax)
+
+
+def test_a_counterpart_that_refuses_leaves_the_model_as_it_was():
+    model = nn.Sequential(nn.Linear(8, 8), _Softmax(refuse=True), nn.Linear(8, 8), nn.Linear(8, 2))
+    with pytest.raises(bibench.nn.BinarizeError, match=r"module '1' .*not with this algorithm"):
+        bibench.binarize(model, "bnn", inplace=True)
+    assert not any(isinstance(module, BinaryLinear) for module in model.modules())

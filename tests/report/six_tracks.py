@@ -30,7 +30,7 @@ CLEAN = {"fp32": 94.0, "bnn": 71.0, "xnor": 84.0, "recu": 90.5, "fda": 89.9}
 SPREAD = {"fp32": 1.0, "bnn": 9.0, "xnor": 1.5, "recu": 0.8, "fda": 6.0}
 TYPES = ("gaussian_noise", "defocus_blur", "glass_blur", "frost", "fog", "jpeg_compression")
 NETWORK = ("cifar10", "resnet18", "cnns")
-EVERYTHING = ("corruption_robustness", "training_consumption", "theoretical_complexity")
+EVERYTHING = ("corruption_robustness", "training_consumption", "theoretical_complexity", "hardware_inference")
 
 
 def six(
@@ -46,11 +46,12 @@ def six(
     failed: Sequence[tuple[str, str | None]] = (),
     lacking: Sequence[tuple[str, str | None]] = (),
     peak: bool = True,
+    deployed: bool = False,
 ) -> Results:
     """Main runs with the figures of ``measured``, and a sensitivity grid on the first network.
 
-    ``failed`` and ``lacking`` name (algorithm, setting), None for the main run: these failed, or aren't there, on the
-    last seed.
+    ``deployed`` adds what the hardware track measures. ``failed`` and ``lacking`` name (algorithm, setting), None for
+    the main run: these failed, or aren't there, on the last seed.
     """
     plan: list[RunConfig] = []
     records: list[Record] = []
@@ -66,6 +67,7 @@ def six(
                     continue
                 bad = (algorithm, None) in failed and seed == seeds[-1]
                 figures = main_figures(run, seed, corruptions, severities, origin, measured, peak)
+                figures += deployment_figures(run, seed) if deployed and run.operator is not None else []
                 records.append(record(run, () if bad else figures, bad, measured))
     task, architecture, family = networks[0]
     for place, setting in enumerate(settings):
@@ -167,3 +169,20 @@ def main_figures(
                 Figure(name=name, value=2 * value, unit=unit, conditions={"counting": "paper"}),
             ]
     return found
+
+
+def deployment_figures(run: RunConfig, seed: int) -> list[Figure]:
+    place = {"device": "Some CPU", "threads": "1", "library": "bibench (avx2)"}
+    clean = CLEAN.get(run.algorithm, 80.0) + 0.2 * seed
+    milliseconds = {
+        "latency": 2.0 + seed, "latency_lower_quartile": 0.9, "latency_upper_quartile": 4.0,
+        "full_precision_latency": 20.0, "full_precision_latency_lower_quartile": 19.0,
+        "full_precision_latency_upper_quartile": 30.0,
+    }  # fmt: skip
+    return [
+        *(Figure(name=name, value=value, unit="ms", conditions=place) for name, value in milliseconds.items()),
+        Figure(name="fastest_full_precision_latency", value=12.0, unit="ms", mode="ONNX Runtime", conditions=place),
+        Figure(name="storage_compression", value=25.5, unit="ratio"),
+        Figure(name="packed_bytes", value=1_750_000, unit="bytes"),
+        Figure(name="packed_accuracy", value=clean - 0.02, unit="percent"),
+    ]

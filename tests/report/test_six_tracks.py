@@ -24,6 +24,7 @@ from bibench.report.summary import (
     complexity_tables,
     corruption_tables,
     cost_tables,
+    deployment_tables,
     interval_text,
     missing,
     scorecards,
@@ -159,7 +160,7 @@ def test_a_track_that_nothing_measures_is_one_line(tmp_path: Path) -> None:
 def test_a_track_that_nothing_measures_is_one_line_while_runs_are_still_to_come() -> None:
     results = six(lacking=[("recu", None)])
     text = printed(results, width=100)
-    assert "hardware_inference: not measured: no runtime has measured it (8 runs)" in text
+    assert "hardware_inference: not measured: no runtime has measured it (6 runs)" in text
     assert cards(results)["hardware_inference"].settled == "not measured"
     gap = next(item for item in missing(score(results, TRACKS), results) if "recu-s1" in item.text)
     assert gap.text.endswith(": not run yet")
@@ -395,6 +396,32 @@ def test_what_was_counted(tmp_path: Path) -> None:
     assert "25.20x" not in own  # the paper's counting is another condition
 
 
+def test_where_it_is_deployed(tmp_path: Path) -> None:
+    results = six(deployed=True)
+    (table,) = deployment_tables(results)
+    assert table.title == "resnet18 on cifar10, mean over 2 seeds"
+    assert dict(zip(table.columns, table.rows["bnn"], strict=True)) == {
+        "latency": "2.50 ms (900 µs to 4.00 ms)",
+        "full precision": "20.0 ms (19.0 to 30.0 ms)",
+        "fastest full precision": "12.0 ms, ONNX Runtime",
+        "speedup": "8.33x",
+        "over the fastest": "5.00x",
+        "file": "1.75 MB",
+        "compression": "25.50x",
+        "score of the file": "71.08 percent",
+        "difference from PyTorch": "-0.02",
+    }
+    assert "fp32" not in table.rows
+    own = words(section(page(tmp_path, results), "hardware_inference"))
+    assert "12.0 ms, ONNX Runtime" in own
+    assert "Other runs may have been going on" in own
+    assert "packed_score percent" in own
+    assert deployment_tables(six()) == []
+    text = printed(results)
+    assert "speedup_over_fastest" in text
+    assert "packed_difference (percent)" in text
+
+
 def test_corruptions_are_averaged_over_severities_and_seeds() -> None:
     (table,) = corruption_tables(six())
     assert table.algorithms == tuple(CLEAN)
@@ -607,5 +634,5 @@ def test_amounts(value: float, text: str) -> None:
 def test_sizes_and_times() -> None:
     assert [size(value) for value in (12, 1_234, 5_400_000)] == ["12 B", "1.23 kB", "5.40 MB"]
     assert [short_time(value) for value in (0.00001, 0.0421, 0.9994, 0.9996, 75.0)] == [
-        "0.01 ms", "42.1 ms", "999 ms", "1.00 s", "75.0 s",
+        "10.0 µs", "42.1 ms", "999 ms", "1.00 s", "75.0 s",
     ]  # fmt: skip

@@ -101,10 +101,15 @@ def test_what_is_not_deployed_is_never_0(status: str) -> None:
         assert (one.status, one.value, one.low, one.missing) == (status, None, None, (f"{run.id}: why",))
 
 
-@pytest.mark.parametrize("tracks", [(), (TRACK,)])
-def test_own_runs_say_that_nothing_has_measured_them(tracks: tuple[str, ...]) -> None:
+def test_a_run_that_is_yet_to_be_measured_would_complete_it() -> None:
     run = run_config("t", "a", "bnn")
-    for one in hardware_inference.score(made(ok_record(run, 80.0, measured=tracks))):
+    for one in hardware_inference.score(made(ok_record(run, 80.0))):
+        assert (one.status, one.value, one.missing) == ("incomplete", None, (run.id,))
+
+
+def test_a_measured_record_without_figures_says_that_nothing_has_measured_it() -> None:
+    run = run_config("t", "a", "bnn")
+    for one in hardware_inference.score(made(ok_record(run, 80.0, measured=(TRACK,)))):
         assert (one.status, one.value) == ("not_measured", None)
         assert one.missing == (f"{run.id}: no runtime has measured it",)
 
@@ -113,10 +118,13 @@ def test_a_network_that_was_not_deployed_is_no_part_of_the_mean() -> None:
     absent = Absence(name="latency", status="not_deployable", reason="why")
     for extra in (
         measured_record(run_config("t", "c", "bnn"), 80.0, TRACK, absences=(absent,)),
-        ok_record(run_config("t", "c", "bnn"), 80.0),
+        measured_record(run_config("t", "c", "bnn"), 80.0, TRACK),
     ):
         both = Results(plan=[*TWO_ROWS.plan, extra.run], records=[*TWO_ROWS.records, extra])
         assert hardware_inference.score(both) == hardware_inference.score(TWO_ROWS)
+    waiting = ok_record(run_config("t", "c", "bnn"), 80.0)  # not tried yet, so it may become a part of it
+    both = Results(plan=[*TWO_ROWS.plan, waiting.run], records=[*TWO_ROWS.records, waiting])
+    assert {one.status for one in hardware_inference.score(both)} == {"incomplete"}
 
 
 def test_missing_and_failed_runs_are_named() -> None:
@@ -129,24 +137,33 @@ def test_missing_and_failed_runs_are_named() -> None:
             assert (one.status, one.value, one.missing) == (status, None, (text,))
 
 
-@pytest.mark.parametrize("lacking", ["missing", "failed"])
-def test_runs_that_nothing_would_measure_do_not_complete_it(lacking: str) -> None:
-    runs = [run_config("t", "a", "bnn", seed) for seed in (0, 1)]
-    there = [ok_record(runs[0], 80.0)]
-    for records in ([], there):
-        other = [failed_record(run, "NaN") for run in runs[len(records) :]] if lacking == "failed" else []
-        for one in hardware_inference.score(Results(plan=runs, records=[*records, *other])):
-            assert (one.status, one.value) == ("not_measured", None)
-            assert one.missing == tuple(f"{run.id}: no runtime has measured it" for run in runs)
+def shipped(architecture: str, value: float, trained: float = 80.0, unit: str = "percent", seed: int = 0) -> Record:
+    record = deployed(architecture, {("pi", 1, "larq"): (10.0, 50.0)}, 14.0, seed)
+    figures = [one.model_copy(update={"value": trained, "unit": unit}) for one in record.figures[:1]]
+    figures += [*record.figures[1:], figure("packed_accuracy", value, unit)]
+    return record.model_copy(update={"figures": tuple(figures)})
 
 
-@pytest.mark.parametrize("name", ["latency", "storage_compression"])
-def test_once_something_was_deployed_a_run_would_complete_it(name: str) -> None:
-    absent = Absence(name=name, status="not_deployable", reason="why")
-    tried = measured_record(run_config("t", "a", "fda"), 80.0, TRACK, absences=(absent,))
-    run = run_config("t", "a", "bnn")
-    found = by_metric(hardware_inference.score(Results(plan=[tried.run, run], records=[tried])))
-    assert {(one.status, one.missing) for one in found.values()} == {("incomplete", (run.id,))}
+def test_what_the_shipped_files_score_stands_beside() -> None:
+    found = by_metric(hardware_inference.score(made(shipped("a", 80.0), shipped("b", 70.0, trained=71.0))))
+    assert list(found) == ["speedup", "compression", "packed_score", "packed_difference", "om_infer"]
+    assert (found["packed_score"].value, found["packed_score"].unit) == (75.0, "percent")
+    assert (found["packed_difference"].value, found["packed_difference"].unit) == (-0.5, "percent")
+    assert found["om_infer"].value == pytest.approx(math.sqrt((25 + 14**2) / 2))  # it is no part of it
+
+
+def test_files_that_are_scored_in_different_units_have_no_mean() -> None:
+    found = by_metric(hardware_inference.score(made(shipped("a", 80.0), shipped("b", 0.7, 0.7, unit="ratio"))))
+    assert list(found) == ["speedup", "compression", "om_infer"]
+
+
+def test_a_file_that_was_not_scored_says_why() -> None:
+    absent = Absence(name="latency", status="not_deployable", reason="why")
+    run = run_config("t", "b", "fda")
+    lost = measured_record(run, 80.0, TRACK, absences=(absent,))
+    found = by_metric(hardware_inference.score(made(shipped("b", 80.0), lost)), "fda")
+    for name in ("packed_score", "packed_difference"):
+        assert (found[name].status, found[name].missing) == ("not_deployable", (f"{run.id}: why",))
 
 
 def test_not_deployable_outranks_not_measured() -> None:

@@ -3,27 +3,32 @@
 import copy
 import dataclasses
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from bibench.deploy.packed import PackedModule, load_packed
 from bibench.models.image import digits_cnn
+from bibench.native import instruction_sets
 from bibench.records import Absence, Figure
 from bibench.tasks.classification import ImagesInMemory
 from bibench.tasks.corruptions import CORRUPTIONS
 from bibench.tasks.digits import digits
 from bibench.tracks.base import FinishedRun, Measuring, Track
 from bibench.tracks.corruption_robustness import corruption_robustness
-from bibench.tracks.hardware_inference import hardware_inference
+from bibench.tracks.hardware_inference import export_run, hardware_inference
 from bibench.tracks.learning_task import learning_task
 from bibench.tracks.neural_architecture import neural_architecture
 from bibench.tracks.theoretical_complexity import theoretical_complexity
 from bibench.tracks.training_consumption import training_consumption
+from bibench.training.machine import processor
 from small_runs import DATA, config, trained
 
-MEASURING = (corruption_robustness, training_consumption, theoretical_complexity)
+MEASURING = (corruption_robustness, training_consumption, theoretical_complexity, hardware_inference)
 LITTLE = Measuring(corruptions=("fog", "gaussian_noise"), severities=(2, 5), step_repeats=2)
 
 
@@ -104,7 +109,6 @@ def test_measuring_leaves_the_run_as_it_was(finished: Finished, track: Track, al
 def test_tracks_without_measurements() -> None:
     assert learning_task.measure is None
     assert neural_architecture.measure is None
-    assert hardware_inference.measure is None
 
 
 def test_what_training_consumption_measures(finished: Finished) -> None:
@@ -205,9 +209,82 @@ def test_operations_are_those_of_one_sample(finished: Finished) -> None:
     assert found["bit_operations"] == 32 * 32 * kept + (sum(counts) - kept)
 
 
-def test_full_precision_has_no_complexity_and_no_time_cost(finished: Finished) -> None:
+def test_full_precision_has_no_complexity_no_time_cost_and_no_latency(finished: Finished) -> None:
     assert measure(theoretical_complexity, finished("fp32")) == []
     assert measure(training_consumption, finished("fp32")) == []
+    assert measure(hardware_inference, finished("fp32")) == []
+
+
+ENDS = ("_lowest", "_lower_quartile", "_upper_quartile")
+
+
+def test_what_hardware_inference_measures(finished: Finished, tmp_path: Path) -> None:
+    run = finished("bnn")
+    found = {one.name: one for one in measure(hardware_inference, run)}
+    others = {"pytorch_latency"} | ({"onnx_runtime_latency"} if find_spec("onnxruntime") else set())
+    spread = {f"{name}{end}" for name in ("latency", "full_precision_latency") for end in ENDS}
+    latencies = {"latency", "full_precision_latency", "fastest_full_precision_latency"} | others | spread
+    sizes = {"storage_compression", "packed_bytes", "full_precision_bytes", "packed_memory"}
+    assert set(found) == latencies | sizes | {"packed_accuracy"}
+    place = {"device": processor(), "threads": "1", "library": f"bibench ({instruction_sets()[0]})"}
+    for name in latencies:
+        assert (found[name].unit, found[name].conditions) == ("ms", place)
+        assert 0 < found[name].value < 100
+    value = {name: one.value for name, one in found.items()}
+    for name in ("latency", "full_precision_latency"):
+        lowest, lower, upper = (value[f"{name}{end}"] for end in ENDS)
+        assert lowest <= lower <= value[name] <= upper
+    fastest = found["fastest_full_precision_latency"]
+    assert fastest.value == min(value[name] for name in {"full_precision_latency"} | others)
+    assert fastest.mode in (place["library"], "PyTorch", "ONNX Runtime")
+    path = tmp_path / "model.bibpack"
+    export_run(run.config, run.model, path, task=digits)
+    assert value["packed_bytes"] == path.stat().st_size
+    assert value["full_precision_bytes"] == 4 * sum(one.numel() for one in finished("fp32").model.parameters())
+    assert value["storage_compression"] == value["full_precision_bytes"] / value["packed_bytes"]
+    packed = load_packed(path)
+    assert value["packed_memory"] == packed.memory
+    right = digits.evaluate(PackedModule(packed), run.data.test.batches(32, device=torch.device("cpu")))
+    assert found["packed_accuracy"] == Figure(
+        name="packed_accuracy", value=right.figures["accuracy"], unit="percent", samples=360, higher_is_better=True
+    )
+    with torch.no_grad():
+        trained = digits.evaluate(run.model, run.data.test.batches(360, device=torch.device("cpu")))
+    assert value["packed_accuracy"] == pytest.approx(trained.figures["accuracy"], abs=0.6)
+
+
+def absences(run: FinishedRun) -> list[Absence]:
+    assert hardware_inference.measure is not None
+    found = hardware_inference.measure(run)
+    assert [one.name for one in found] == ["latency", "storage_compression"]
+    return [one for one in found if isinstance(one, Absence)]
+
+
+class Unusual(torch.nn.Module):
+    """A network with an operation that nothing ships."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.model(images.cumsum(dim=-1))
+        return found
+
+
+def test_a_network_that_cannot_be_packed_is_not_deployable(finished: Finished) -> None:
+    for one in absences(finished("bnn", model=Unusual(finished("bnn").model))):
+        assert one.status == "not_deployable"
+        assert "cumsum" in one.reason
+
+
+def test_where_nothing_can_be_deployed_it_is_not_measured(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in absences(finished("bnn", device="cuda")):
+        assert one.status == "not_measured"
+        assert one.reason.startswith("it ran on 'cuda'; the packed engine runs on CPUs")
+    monkeypatch.setattr("bibench.tracks.hardware_inference.engine_lacks", lambda: "the packed engine is not built")
+    for one in absences(finished("bnn")):
+        assert (one.status, one.reason) == ("not_measured", "the packed engine is not built")
 
 
 class Blank:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Algorithm", "Composition", "Cost", "LayerSpec", "Rule", "composition"]
+__all__ = ["Algorithm", "Composition", "Cost", "Factors", "LayerSpec", "Rule", "Threshold", "composition"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,36 @@ class Cost:
         return Cost(self.parameters + other.parameters, self.operations + other.operations)
 
 
+@dataclass(frozen=True)
+class Threshold:
+    """Where a deployed operand changes: it has its upper value where ``x >= value`` (``x > value``, not inclusive).
+
+    Args:
+        value: one number, or one an input channel.
+        inclusive: whether ``value`` itself belongs to the upper side.
+    """
+
+    value: Tensor
+    inclusive: bool = True
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A layer's scale as it is deployed: ``channel · positions · K``, where what is None counts as 1.
+
+    Args:
+        channel: one factor an output channel, or a single one.
+        positions: constant factors over the output's positions, of its spatial shape.
+        activation: what is computed from each input: ``"map"``, the mean of ``|a|`` over the group's channels, averaged
+            over the convolution's window with its own stride, padding and dilation (linear: of each token); or
+            ``"sample"``, the mean of ``|a|`` over the whole input.
+    """
+
+    channel: Tensor | None = None
+    positions: Tensor | None = None
+    activation: Literal["map", "sample"] | None = None
+
+
 class Rule(nn.Module):
     """How one operand becomes two-valued.
 
@@ -106,6 +136,10 @@ class Rule(nn.Module):
 
     def amplitude(self) -> Tensor | None:
         """A factor of the layer's product that belongs to this operand, or None."""
+        return None
+
+    def deployed_threshold(self) -> Threshold | None:
+        """Where the operand changes at evaluation, as it is deployed; None doesn't say, and can't be exported."""
         return None
 
     def set_progress(self, epoch: int, total: int) -> None:
@@ -156,7 +190,8 @@ class Algorithm:
         scale: builds a module that is called as ``scale(product, x, w)`` with the layer's product, its input before
             binarization and its latent weight, and returns the scaled product; or returns None: no scale. It may have
             a method ``cost`` as `Rule.cost`; without one it counts as its own parameters and one operation per element
-            of the output.
+            of the output. To be exported it needs a method ``factors(weight, output_size)`` that returns `Factors` for
+            the latent weight and the spatial size of the output (empty for linear maps).
         relu: what becomes of the network's ReLUs: ``"hardtanh"``, since a non-negative input would make every sign
             +1, or ``"keep"``.
         needs_output_size: whether a convolution's scale depends on the size of its output.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bibench.algorithms.algorithm import Algorithm, Cost, LayerSpec, Rule
+from bibench.algorithms.algorithm import Algorithm, Cost, LayerSpec, Rule, Threshold
 from bibench.algorithms.gradients import surrogate
 from bibench.algorithms.rules import MeanScale, sgn, unscaled
 
@@ -110,6 +110,9 @@ class AdaptedSign(Rule):
         if not (self.training and self.noise):
             return binary
         return binary + self.strength.to(x.dtype) * (self._network(x) + 0.1 * torch.sin(x))
+
+    def deployed_threshold(self) -> Threshold:
+        return Threshold(torch.zeros(()))
 
     def cost(self, layer: LayerSpec, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Cost:
         """Nothing: the noise adaptation acts in training only and isn't deployed."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bibench.algorithms.algorithm import Algorithm, LayerSpec, Rule
+from bibench.algorithms.algorithm import Algorithm, LayerSpec, Rule, Threshold
 from bibench.algorithms.gradients import closed_hard_ste
 from bibench.algorithms.rules import MeanScale, Sign, choose
 
@@ -52,6 +52,9 @@ class ClippedStep(Rule):
 
     def amplitude(self) -> Tensor:
         return self.A.detach()
+
+    def deployed_threshold(self) -> Threshold:
+        return Threshold(self.A.detach() / 2, inclusive=False)
 
     def penalty(self) -> Tensor:
         return self.l2 * self.A.square()

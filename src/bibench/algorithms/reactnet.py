@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bibench.algorithms.algorithm import Algorithm, LayerSpec, Rule
+from bibench.algorithms.algorithm import Algorithm, LayerSpec, Rule, Threshold
 from bibench.algorithms.gradients import approx_ste, hard_ste, surrogate
 from bibench.algorithms.rules import MeanScale, Sign, sgn, unscaled
 
@@ -26,6 +26,10 @@ class ShiftedSign(Rule):
     def forward(self, x: Tensor) -> Tensor:
         shifted = x - self.threshold.view(self.shape).to(x.dtype)
         return surrogate(sgn(shifted), shifted, approx_ste)
+
+    def deployed_threshold(self) -> Threshold:
+        # a - t rounded is negative exactly where a < t: the difference of two unequal numbers never rounds to 0.
+        return Threshold(self.threshold.detach())
 
 
 def reactnet(*, scale_in_gradient: bool = True) -> Algorithm:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bibench.algorithms.algorithm import Algorithm, LayerSpec, Rule
+from bibench.algorithms.algorithm import Algorithm, LayerSpec, Rule, Threshold
 from bibench.algorithms.gradients import approx_ste, identity_ste, surrogate
 from bibench.algorithms.rules import LearnedScale, MeanScale, choose, sgn
 
@@ -105,6 +105,9 @@ class StandardisedSign(Rule):
         if self.training and x.flatten(self.sample_dims[0]).shape[-1] > 1:  # a single value has no spread
             x = x / (x.var(dim=self.sample_dims, keepdim=True) + _EPSILON).sqrt()
         return surrogate(sgn(x), x, approx_ste)
+
+    def deployed_threshold(self) -> Threshold:
+        return Threshold(torch.zeros(()))
 
 
 def recu(

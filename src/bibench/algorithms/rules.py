@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bibench.algorithms.algorithm import Cost, LayerSpec, Rule
+from bibench.algorithms.algorithm import Cost, Factors, LayerSpec, Rule, Threshold
 from bibench.algorithms.gradients import Slope, surrogate
 
 __all__ = ["LearnedScale", "MeanScale", "Sign", "choose", "mean_magnitude", "sgn", "unscaled"]
@@ -48,6 +48,9 @@ class Sign(Rule):
     def forward(self, x: Tensor) -> Tensor:
         return surrogate(sgn(x), x, self.slope)
 
+    def deployed_threshold(self) -> Threshold:
+        return Threshold(torch.zeros(()))
+
     def extra_repr(self) -> str:
         return f"gradient={self.gradient}"
 
@@ -75,6 +78,10 @@ class MeanScale(nn.Module):
     def forward(self, product: Tensor, x: Tensor, w: Tensor) -> Tensor:
         return product * mean_magnitude(w.detach(), self.granularity).view(self.shape).to(product.dtype)
 
+    def factors(self, weight: Tensor, output_size: tuple[int, ...]) -> Factors:
+        """The factor of each filter, or the layer's."""
+        return Factors(channel=mean_magnitude(weight.detach(), self.granularity).flatten())
+
     def cost(self, layer: LayerSpec, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Cost:
         """One stored factor a filter, or one a layer: the latent weights aren't deployed; one operation an output.
 
@@ -98,6 +105,10 @@ class LearnedScale(nn.Module):
     def forward(self, product: Tensor, x: Tensor, w: Tensor) -> Tensor:
         return product * self.alpha.view(self.shape).to(product.dtype)
 
+    def factors(self, weight: Tensor, output_size: tuple[int, ...]) -> Factors:
+        """The learned factors."""
+        return Factors(channel=self.alpha.detach())
+
 
 class _Unscaled(Rule):
     def __init__(self, rule: Rule, granularity: str) -> None:
@@ -111,6 +122,9 @@ class _Unscaled(Rule):
         scale = mean_magnitude(w.detach(), self.granularity)
         inverse = torch.where(scale == 0, 0, 1 / scale)  # a filter of zeros has no gradient in either case
         return surrogate(binary, binary, inverse.expand_as)
+
+    def deployed_threshold(self) -> Threshold | None:
+        return self.rule.deployed_threshold()
 
 
 def unscaled(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bibench.algorithms.algorithm import Algorithm, Cost, LayerSpec
+from bibench.algorithms.algorithm import Algorithm, Cost, Factors, LayerSpec
 from bibench.algorithms.gradients import hard_ste
 from bibench.algorithms.rules import MeanScale, Sign, choose, unscaled
 
@@ -35,7 +35,7 @@ class ActivationScale(nn.Module):
     def __init__(self, layer: LayerSpec, activation_scale: Literal["map", "sample"] = "map") -> None:
         super().__init__()
         self.layer = layer
-        self.activation_scale = activation_scale
+        self.activation_scale: Literal["map", "sample"] = activation_scale
         self.formula = "m_o · K" if activation_scale == "map" else "m_o · mean |a|"
         self.weight_scale = MeanScale(layer)
         kernel = layer.weight_shape[2:]
@@ -48,6 +48,10 @@ class ActivationScale(nn.Module):
             factor = self._map(x) if self.activation_scale == "map" else self._per_sample(x)
         scaled: Tensor = self.weight_scale(product * factor.to(product.dtype), x, w)
         return scaled
+
+    def factors(self, weight: Tensor, output_size: tuple[int, ...]) -> Factors:
+        """``m_o``, and what K is computed as."""
+        return Factors(self.weight_scale.factors(weight, output_size).channel, activation=self.activation_scale)
 
     def cost(self, layer: LayerSpec, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Cost:
         """The stored ``m_o``, and what is computed for every input.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bibench.algorithms.algorithm import Algorithm, LayerSpec
+from bibench.algorithms.algorithm import Algorithm, Factors, LayerSpec
 from bibench.algorithms.gradients import hard_ste
 from bibench.algorithms.rules import Sign
 
@@ -51,6 +51,16 @@ class FactorisedScale(nn.Module):
                 )
             scale = scale * vector[:size].view(-1, *(1,) * (dims - d - 1))
         return product * scale.to(product.dtype)
+
+    def factors(self, weight: Tensor, output_size: tuple[int, ...]) -> Factors:
+        """``α``, and ``β ⊗ γ`` over the beginning of the vectors."""
+        vectors = [vector.detach()[:size] for vector, size in zip(self.positions, output_size, strict=True)]
+        if not vectors:
+            return Factors(channel=self.alpha.detach())
+        positions = vectors[0]
+        for vector in vectors[1:]:
+            positions = positions.unsqueeze(-1) * vector
+        return Factors(channel=self.alpha.detach(), positions=positions)
 
 
 def xnorpp() -> Algorithm:

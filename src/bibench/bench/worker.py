@@ -7,7 +7,6 @@ import functools
 import os
 import platform
 import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 import bibench
 from bibench import registry
@@ -38,8 +38,9 @@ from bibench.training import (
 )
 from bibench.training.checkpoint import CheckpointError, State, file_sha256, remove_state, save_optimizer
 from bibench.training.loop import steps_an_epoch
+from bibench.training.machine import processor
 
-__all__ = ["Outcome", "Settings", "execute", "load_data"]
+__all__ = ["Outcome", "Settings", "execute", "finished_model", "load_data"]
 
 _EXPLAINED = (BinarizeError, CheckpointError, DataError, RecordError, StoreError, registry.UnknownName)
 """Errors whose message is written for users; of any other, the traceback is kept."""
@@ -251,13 +252,12 @@ def _measure_again(
     if not tracks:
         return record
     began = time.perf_counter()
-    model = build_model(config, task=task, architecture=architecture, data=data)
-    load_weights(_weights_of(store, config.id), model)
+    model = finished_model(config, store, task=task, data=data, architecture=architecture)
     epochs = config.known_recipe.total_epochs(steps_an_epoch(data, config.known_recipe))
     set_progress(model, epochs - 1, epochs)
     run = FinishedRun(
         config=config,
-        model=model.to(settings.device).eval(),
+        model=model.to(settings.device),
         architecture=architecture,
         task=task,
         data=data,
@@ -277,6 +277,18 @@ def _measure_again(
     )
     store.commit(new)
     return new
+
+
+def finished_model(config: RunConfig, store: Store, *, task: Task, data: Data, architecture: Architecture) -> nn.Module:
+    """The network of a finished run with its final weights, on the CPU, in evaluation mode.
+
+    Raises:
+        StoreError: the weights are missing, or not what the run's record says.
+        CheckpointError: they don't fit the network: it was trained for other outputs than the data's.
+    """
+    model = build_model(config, task=task, architecture=architecture, data=data)
+    load_weights(_weights_of(store, config.id), model)
+    return model.eval()
 
 
 def _now() -> str:
@@ -347,15 +359,6 @@ def _commit() -> str | None:
     return found.stdout.strip()
 
 
-def _processor() -> str:
-    """The processor's name, as the system gives it."""
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(("model name", "Model")):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def environment(settings: Settings) -> Environment:
     """Where and with what this process runs."""
     return Environment(
@@ -364,7 +367,7 @@ def environment(settings: Settings) -> Environment:
         python=platform.python_version(),
         torch=torch.__version__,
         platform=platform.platform(),
-        processor=f"{_processor()} ({os.cpu_count()} cores)",
+        processor=f"{processor()} ({os.cpu_count()} cores)",
         accelerator=torch.cuda.get_device_name() if settings.device == "cuda" else None,
         threads=settings.threads,
     )

@@ -1,9 +1,9 @@
 """The command line: the only place where strings become objects."""
 
-from bibench.cli import run, show
+from bibench.cli import deploy, run, show
 from bibench.cli.app import app
 
-__all__ = ["app", "main", "run", "show"]
+__all__ = ["app", "deploy", "main", "run", "show"]
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ from bibench.bench.benchmark import score_store
 from bibench.bench.plan import PlanError
 from bibench.bench.store import Store, StoreError
 from bibench.bench.suite import SuiteError
+from bibench.deploy.format import PackedError
+from bibench.native import NativeError
 from bibench.nn import AlgorithmError, BinarizeError
 from bibench.records import RecordError
 from bibench.report import Meta, print_tables, write_report
@@ -45,6 +47,8 @@ _BAD_INPUT = (
     BinarizeError,
     CheckpointError,
     DataError,
+    NativeError,
+    PackedError,
     PlanError,
     RecordError,
     ScoreError,

@@ -178,6 +178,7 @@ def binarize(
     precision. "First" and "last" are in execution order on ``example``, for each input and each output; without an
     example, in registration order, and shortcuts are known by the names ``downsample`` and ``shortcut``. ReLU and ReLU6
     modules become Hardtanh (except for PACT) in the smallest part of the model that holds all binarized layers.
+    A module with a method ``binarized_counterpart(algorithm)`` is replaced by the module that it returns.
     Latent weights are the model's own; every new parameter exists when this returns, so build the optimizer after it.
 
     Args:
@@ -262,8 +263,23 @@ def binarize(
                     decision="replaced",
                     reason="became Hardtanh, so that signs differ",
                 )
-    decisions |= _others(model)
+    counterparts = _counterparts(model, chosen)
+    for name, (module, counterpart) in counterparts.items():
+        decisions[name] = LayerSummary(
+            name=name,
+            kind=type(module).__name__,
+            decision="replaced",
+            reason=f"became {type(counterpart).__name__}, its counterpart in a binarized network",
+        )
+    decisions |= {name: layer for name, layer in _others(model).items() if name not in decisions}
+    before = dict(model.named_modules())
     model = _replace(model, new)
+    for _, counterpart in counterparts.values():  # one may hold layers of the module that it replaces
+        _replace(counterpart, new)
+    new |= {id(module): counterpart for module, counterpart in counterparts.values()}
+    model = _replace(model, new)
+    if counterparts:
+        decisions = _renamed(decisions, before, new, model)
     _disable_fast_paths(model)
 
     if example is not None:
@@ -446,6 +462,33 @@ def _convert(
     cls: Any = _BINARY[_kind(module)]  # type: ignore[index]
     layer: nn.Module = cls.from_float(module, algorithm, padding_value=padding_value, output_size=output_size)
     return layer
+
+
+def _counterparts(model: nn.Module, algorithm: Algorithm) -> dict[str, tuple[nn.Module, nn.Module]]:
+    """The modules that say themselves what stands in their place in a binarized network, with their counterparts."""
+    found: dict[str, tuple[nn.Module, nn.Module]] = {}
+    for name, module in _modules(model).items():
+        make = getattr(module, "binarized_counterpart", None)
+        if not callable(make):
+            continue
+        try:
+            found[name] = (module, make(algorithm).train(module.training))
+        except ValueError as error:
+            raise BinarizeError(f"module '{name}' ({type(module).__name__}): {error}") from error
+    return found
+
+
+def _renamed(
+    decisions: dict[str, LayerSummary], before: dict[str, nn.Module], new: dict[int, nn.Module], model: nn.Module
+) -> dict[str, LayerSummary]:
+    """The decisions by the names that modules have now: a counterpart may hold layers under names of its own."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = {}
+    for name, decision in decisions.items():
+        now = names.get(id(new.get(id(before[name]), before[name])))
+        if now is not None:  # else the counterpart has no use for it
+            found[now] = replace(decision, name=now)
+    return found
 
 
 def _common_parent(names: list[str]) -> str:

@@ -23,6 +23,7 @@ from bibench.report.summary import (
     corruption_tables,
     cost_tables,
     counted,
+    deployment_tables,
     duration,
     interval_text,
     missing,
@@ -123,6 +124,7 @@ class _Section:
     costs: Sequence[FigureTable] = ()
     corruptions: Sequence[tuple[Corruptions, Markup | None]] = ()
     complexities: Sequence[FigureTable] = ()
+    deployments: Sequence[FigureTable] = ()
     speeds: SpeedTable | None = None
     trainings: Sequence[tuple[Training, Markup | None, Markup | None]] = ()
 
@@ -135,6 +137,8 @@ def _details(track: str, results: Results) -> dict[str, Any]:
         return {"corruptions": [(table, _markup(severity_plot(table))) for table in corruption_tables(results)]}
     if track == "theoretical_complexity":
         return {"complexities": complexity_tables(results)}
+    if track == "hardware_inference":
+        return {"deployments": deployment_tables(results)}
     if track == "training_speed":
         shown = [(own, _markup(curves_plot(own.network)), _markup(splits_plot(own))) for own in trainings(results)]
         return {"speeds": speed_table(results), "trainings": shown}

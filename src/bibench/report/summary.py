@@ -28,6 +28,7 @@ __all__ = [
     "corruption_tables",
     "cost_tables",
     "counted",
+    "deployment_tables",
     "duration",
     "interval_text",
     "missing",
@@ -661,6 +662,89 @@ def cost_tables(results: Results) -> list[FigureTable]:
     )
 
 
+def deployment_tables(results: Results) -> list[FigureTable]:
+    """What each network is where it is deployed, beside full precision: latency, size, and the file's own score."""
+    return _figure_tables(
+        results,
+        {
+            "latency": _latency("latency"),
+            "full precision": _latency("full_precision_latency"),
+            "fastest full precision": _fastest,
+            "speedup": _quotient("full_precision_latency"),
+            "over the fastest": _quotient("fastest_full_precision_latency"),
+            "file": _meaned("packed_bytes", size),
+            "compression": _meaned("storage_compression", "{:.2f}x".format),
+            "score of the file": _shipped_score,
+            "difference from PyTorch": _shipped_difference,
+        },
+    )
+
+
+_PLACE = ("device", "threads", "library")
+
+
+def _at(record: Record, name: str) -> list[Figure]:
+    """A latency of a record at all the places where it was taken, in their order."""
+    return [figure for _, figure in sorted(record.figures_under(name, *_PLACE).items())]
+
+
+def _latency(name: str) -> _Column:
+    def column(records: Sequence[Record]) -> str | None:
+        values, lows, highs = (
+            [figure.value for record in records for figure in _at(record, name + end)]
+            for end in ("", "_lower_quartile", "_upper_quartile")
+        )
+        text = _milliseconds(_mean(values)) if values else None
+        if not lows or not highs:
+            return text
+        low, high = _milliseconds(_mean(lows)), _milliseconds(_mean(highs))
+        same = low.split()[1] == high.split()[1]
+        return f"{text} ({low.split()[0] if same else low} to {high})"
+
+    return column
+
+
+def _milliseconds(value: float) -> str:
+    return short_time(value / 1000)
+
+
+def _fastest(records: Sequence[Record]) -> str | None:
+    figures = [figure for record in records for figure in _at(record, "fastest_full_precision_latency")]
+    if not figures:
+        return None
+    names = dict.fromkeys(figure.mode for figure in figures if figure.mode)
+    return ", ".join((_milliseconds(_mean([figure.value for figure in figures])), *names))
+
+
+def _quotient(name: str) -> _Column:
+    def column(records: Sequence[Record]) -> str | None:
+        values = [
+            full.value / own.value
+            for record in records
+            for full, own in zip(_at(record, name), _at(record, "latency"), strict=False)
+            if own.value > 0
+        ]
+        return f"{_mean(values):.2f}x" if values else None
+
+    return column
+
+
+def _shipped(records: Sequence[Record]) -> list[tuple[Figure, Figure]]:
+    """The scores of shipped files, and those of the networks in PyTorch."""
+    pairs = ((record.figure(f"packed_{record.run.metric}"), record.figure(record.run.metric)) for record in records)
+    return [(own, trained) for own, trained in pairs if own is not None and trained is not None]
+
+
+def _shipped_score(records: Sequence[Record]) -> str | None:
+    found = _shipped(records)
+    return f"{_mean([own.value for own, _ in found]):.2f} {found[0][0].unit}" if found else None
+
+
+def _shipped_difference(records: Sequence[Record]) -> str | None:
+    found = _shipped(records)
+    return f"{_mean([own.value - trained.value for own, trained in found]):+.2f}" if found else None
+
+
 _Column = Callable[[Sequence[Record]], str | None]
 """From the records of an algorithm, one a seed, to its cell; None where they have no such figure."""
 
@@ -751,12 +835,15 @@ def size(value: float) -> str:
 
 
 def short_time(seconds: float) -> str:
-    """The time of a training step for people, with three digits.
+    """The time of a training step, or a latency, for people, with three digits.
 
-    >>> short_time(0.00123), short_time(2.5)
-    ('1.23 ms', '2.50 s')
+    >>> short_time(0.00123), short_time(2.5), short_time(0.0000123)
+    ('1.23 ms', '2.50 s', '12.3 µs')
     """
-    return f"{_three(seconds)} s" if seconds >= 0.9995 else f"{_three(1000 * seconds)} ms"
+    for least, factor, unit in ((0.9995, 1, "s"), (0.9995e-3, 1e3, "ms")):
+        if seconds >= least:
+            return f"{_three(factor * seconds)} {unit}"
+    return f"{_three(1e6 * seconds)} µs"
 
 
 def _scaled(value: float, units: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from bibench.recipes import Recipe
+
+if TYPE_CHECKING:
+    from bibench.tasks.preprocessing import Preprocessing
 
 __all__ = ["Batch", "Corrupted", "Data", "DataError", "Evaluation", "Metric", "Split", "Task"]
 
@@ -66,6 +69,7 @@ class Data:
         notes: what a reader of a score must know, such as "4,000 of 50,000 training images".
         corrupted: ``corrupted(name, severity)`` returns the test split under one of
             `bibench.tasks.corruptions.CORRUPTIONS`, severity 1 to 5; None: the task has no images.
+        labels: names of the outputs, where the data have them, such as a tree's folders; empty: the task's.
     """
 
     train: Split
@@ -74,6 +78,7 @@ class Data:
     fingerprint: str
     notes: tuple[str, ...] = ()
     corrupted: Callable[[str, int], Corrupted] | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +124,8 @@ class Task:
         training_samples, outputs: of the whole data set, for estimates without the data; None if not known.
         group: the row of the learning-task track that it counts in with others, such as ``"glue"``; empty: its own.
         source: the data set's reference.
+        preprocessing: how an original image becomes what `evaluate` sees; None: inputs are no images.
+        labels: names of the outputs; empty where there are none, or only the data have them.
 
     Raises:
         DataError: by ``load``, when files are missing or corrupt.
@@ -141,6 +148,8 @@ class Task:
     make_example: Callable[[], Tensor] | None = None
     group: str = ""
     source: str = field(default="")
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] = ()
 
     def example(self) -> Tensor:
         """A model input of batch size 2 with the task's shape, for tracing: standard normal, or the task's own."""

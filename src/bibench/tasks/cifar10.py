@@ -24,12 +24,20 @@ from bibench.recipes import SGD, Adam, Cosine, Recipe
 from bibench.tasks.base import Corrupted, Data, DataError, Task
 from bibench.tasks.classification import ACCURACY, ImagesInMemory, evaluate, fingerprint, loss
 from bibench.tasks.corruption_cache import Originals, generated
+from bibench.tasks.preprocessing import Preprocessing
 
 __all__ = ["cifar10"]
 
 _ROWS = 10_000
 _PIXELS = 3 * 32 * 32
-_MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+_PREPROCESSING = Preprocessing(
+    channels=3,
+    size=(32, 32),
+    mean=tuple(255 * value for value in (0.4914, 0.4822, 0.4465)),
+    std=tuple(255 * value for value in (0.2470, 0.2435, 0.2616)),
+)
+_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+"""In the order of their numbers, as in the original's ``batches.meta``."""
 
 _LAYOUT = """expected in the folder, or in one of these folders below it:
   cifar-10-batches-py/   data_batch_1 ... data_batch_5, test_batch               (the Python version) or
@@ -196,8 +204,8 @@ def _split(rows: _Rows, *, augmented: bool) -> ImagesInMemory:
     return ImagesInMemory(
         images=torch.from_numpy(pixels).reshape(-1, 3, 32, 32),
         labels=torch.from_numpy(labels),
-        mean=tuple(255 * value for value in _MEAN),
-        std=tuple(255 * value for value in _STD),
+        mean=_PREPROCESSING.mean,
+        std=_PREPROCESSING.std,
         pad=4 if augmented else 0,
         flip=augmented,
     )
@@ -263,6 +271,8 @@ cifar10 = Task(
     ),
     binarized=Recipe(optimizer=Adam(lr=1e-3), schedule=Cosine(), epochs=200, batch_size=128),
     source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
+    preprocessing=_PREPROCESSING,
+    labels=_LABELS,
 )
 """50,000 training and 10,000 test photographs of 32x32 pixels in 10 classes.
 

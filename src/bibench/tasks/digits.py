@@ -15,11 +15,13 @@ from bibench.recipes import SGD, Adam, Recipe
 from bibench.tasks.base import Corrupted, Data, Task
 from bibench.tasks.classification import ACCURACY, ImagesInMemory, evaluate, fingerprint, loss
 from bibench.tasks.corruption_cache import generated
+from bibench.tasks.preprocessing import Preprocessing
 
 __all__ = ["digits"]
 
 _TEST = 360
 _EPOCHS = 12
+_PREPROCESSING = Preprocessing(channels=1, size=(8, 8), high=16, mean=(4.9,), std=(6.0,))
 
 
 def _corrupted(test: ImagesInMemory, name: str, severity: int) -> Corrupted:
@@ -38,7 +40,11 @@ def _load(root: Path | None, subset: bool) -> Data:
 
     def split(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], pad: int) -> ImagesInMemory:
         return ImagesInMemory(
-            images=torch.from_numpy(images), labels=torch.from_numpy(labels), mean=(4.9,), std=(6.0,), pad=pad
+            images=torch.from_numpy(images),
+            labels=torch.from_numpy(labels),
+            mean=_PREPROCESSING.mean,
+            std=_PREPROCESSING.std,
+            pad=pad,
         )
 
     test = split(test_images, test_labels, pad=0)
@@ -66,6 +72,8 @@ digits = Task(
     full_precision=Recipe(optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=1e-4), epochs=_EPOCHS, batch_size=64),
     binarized=Recipe(optimizer=Adam(lr=1e-3), epochs=_EPOCHS, batch_size=64),
     source="Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998; scikit-learn's load_digits",
+    preprocessing=_PREPROCESSING,
+    labels=tuple("0123456789"),
 )
 """The quick task: the whole benchmark in a minute on a laptop. Pixels are 0 to 16.
 

@@ -12,22 +12,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import default_loader
 from torchvision.transforms import v2
 
 from bibench.recipes import SGD, Adam, Cosine, Recipe
 from bibench.tasks.base import Corrupted, Data, DataError, Task
 from bibench.tasks.classification import ACCURACY, ImageBatch, evaluate, loss, normalise
 from bibench.tasks.corruptions import check_corruption, corrupt
+from bibench.tasks.preprocessing import Preprocessing, read_image
 
 __all__ = ["ImageFiles", "imagenet"]
 
 _CLASSES, _TRAIN, _TEST = 1_000, 1_281_167, 50_000
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_PREPROCESSING = Preprocessing(
+    channels=3,
+    size=(224, 224),
+    resize=256,
+    mean=tuple(255 * value for value in (0.485, 0.456, 0.406)),
+    std=tuple(255 * value for value in (0.229, 0.224, 0.225)),
+)
 
 _LAYOUT = """expected in the folder, or in a folder imagenet/ below it:
   train/<class>/*.JPEG   1,281,167 images in 1,000 classes
@@ -35,7 +40,6 @@ _LAYOUT = """expected in the folder, or in a folder imagenet/ below it:
 _SUBSET = "complete it, or accept a part of the data set with --allow-subset"
 
 _AUGMENT = v2.Compose([v2.RandomResizedCrop(224, antialias=True), v2.RandomHorizontalFlip(), v2.PILToTensor()])
-_CENTRE = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224), v2.PILToTensor()])
 
 
 _Sample = tuple[Tensor, int]
@@ -55,11 +59,11 @@ class _Crops(Dataset[_Sample | DataError]):
     def __getitem__(self, index: int) -> _Sample | DataError:
         path, label = self.samples[index]
         try:
-            image = default_loader(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return DataError(f"{path}: cannot be read as an image: {error}; copy it again from the original")
+            image = read_image(Path(path)).convert("RGB")
+        except DataError as error:
+            return error
         if self.seed is None:
-            crop: Tensor = _CENTRE(image)
+            crop = _PREPROCESSING.pixels(image)
             if self.corruption is not None:
                 corrupted = corrupt(crop.movedim(0, -1)[None].numpy(), *self.corruption, first=index)
                 crop = torch.from_numpy(corrupted[0]).movedim(-1, 0).contiguous()
@@ -121,7 +125,7 @@ class ImageFiles:
             if isinstance(batch, DataError):
                 raise batch
             images, labels = (part.to(device, non_blocking=True) for part in batch)
-            yield normalise(images, tuple(255 * value for value in _MEAN), tuple(255 * value for value in _STD)), labels
+            yield normalise(images, _PREPROCESSING.mean, _PREPROCESSING.std), labels
 
 
 def _folder(path: Path) -> ImageFolder:
@@ -176,6 +180,7 @@ def _load(root: Path | None, subset: bool) -> Data:
         fingerprint=_fingerprint(root, train.samples + test.samples),
         notes=notes,
         corrupted=partial(_corrupted, centres),
+        labels=tuple(train.classes),
     )
 
 
@@ -196,6 +201,7 @@ imagenet = Task(
     ),
     binarized=Recipe(optimizer=Adam(lr=1e-3), schedule=Cosine(), epochs=100, batch_size=256),
     source="Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015",
+    preprocessing=_PREPROCESSING,
 )
 """1,281,167 training and 50,000 test photographs in 1,000 classes, read from files.
 

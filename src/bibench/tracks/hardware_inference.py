@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from bibench.records import Record, Results, Score
-from bibench.tracks.base import Track
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bibench.deploy.format import PackedError
+from bibench.deploy.latency import Latency, eager, measure, onnx_runtime
+from bibench.deploy.packed import PackedModel, PackedModule, engine_lacks, load_packed
+from bibench.models.base import Architecture
+from bibench.records import Absence, Figure, Record, Results, RunConfig, Score
+from bibench.tasks.base import Task
+from bibench.tracks.base import FinishedRun, Track
 from bibench.tracks.lookup import (
     Lack,
     Lookup,
@@ -16,11 +30,210 @@ from bibench.tracks.lookup import (
     overall,
     ratio,
 )
+from bibench.training.machine import processor
 
-__all__ = ["hardware_inference"]
+__all__ = ["export_run", "full_precision_bytes", "hardware_inference"]
 
 _NAME = "hardware_inference"
 _PLACE = ("device", "threads", "library")
+_ROUNDS = 41
+_BATCH = 256
+_OWN, _TWIN, _EAGER, _ONNX = "packed", "full precision", "PyTorch", "ONNX Runtime"
+
+
+def _measure(run: FinishedRun) -> list[Figure | Absence]:
+    """What of a finished run is shipped: latency beside full precision, size, and the file's own score.
+
+    The network is exported as ``bibench export`` does. Its latency, one sample on one thread, is timed in turns with
+    that of the same architecture in full precision: in the same engine, in PyTorch, and in ONNX Runtime where that is
+    installed. The file is then evaluated on the whole test split.
+    """
+    if run.config.operator is None:
+        return []
+    if run.device != "cpu":
+        return _absent(
+            "not_measured",
+            f"it ran on '{run.device}'; the packed engine runs on CPUs, and is measured in runs with --device cpu",
+        )
+    lack = engine_lacks()
+    if lack is not None:
+        return _absent("not_measured", lack)
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        path = Path(folder) / "model.bibpack"
+        try:
+            export_run(run.config, run.model, path, task=run.task, labels=run.data.labels)
+            packed = load_packed(path)
+        except PackedError as error:
+            return _absent("not_deployable", str(error).removeprefix(f"{path}: "))
+        try:
+            twin = _full_precision(run.architecture, run.task, run.data.outputs)
+        except PackedError as error:
+            return _absent("not_deployable", f"full precision of the same architecture: {error}")
+        found = run.task.evaluate(
+            PackedModule(packed), run.data.test.batches(_BATCH, device=torch.device("cpu"), seed=None)
+        )
+    metric = run.task.metric
+    return [
+        *_latencies(packed, twin),
+        *_sizes(packed, twin.model),
+        Figure(
+            name=f"packed_{metric.name}",
+            value=found.figures[metric.name],
+            unit=metric.unit,
+            samples=len(found.per_sample),
+            higher_is_better=metric.higher_is_better,
+        ),
+    ]
+
+
+def export_run(
+    config: RunConfig,
+    model: nn.Module,
+    path: Path,
+    *,
+    task: Task,
+    labels: tuple[str, ...] = (),
+    int8_stem: bool = False,
+) -> None:
+    """Write the network of a finished run as the file that is shipped.
+
+    Args:
+        config: the run.
+        model: trained, on the CPU, in evaluation mode.
+        path: the file.
+        task: that the run names.
+        labels: names of the outputs, where the data have them; the task's own come first.
+        int8_stem: see `bibench.deploy.export.export`.
+
+    Raises:
+        PackedError: something in the network can't be packed; names it.
+    """
+    from bibench.deploy.export import export  # here, so that scoring doesn't wait for it
+
+    export(
+        model,
+        path,
+        to="packed",
+        example=task.example()[:1],
+        preprocessing=None if task.preprocessing is None else task.preprocessing.model_dump(mode="json"),
+        labels=task.labels or labels,
+        metadata={
+            "algorithm": config.algorithm,
+            "task": task.name,
+            "architecture": config.architecture,
+            "run": config.id,
+        },
+        int8_stem=int8_stem,
+    )
+
+
+def full_precision_bytes(model: nn.Module) -> int:
+    """What the parameters of a full-precision network take as float32: S of equation 9, four bytes each.
+
+    Neither a file's own tables nor running statistics count, so that the compression isn't flattered.
+
+    >>> full_precision_bytes(nn.Linear(10, 2))
+    88
+    """
+    return 4 * sum(value.numel() for value in model.parameters())
+
+
+@dataclass(frozen=True)
+class _FullPrecision:
+    """The same architecture in full precision, with random weights: latency doesn't depend on them."""
+
+    model: nn.Module
+    packed: PackedModel
+    onnx: Callable[[], object] | None
+    example: Tensor
+
+
+_Place = tuple[str, Architecture, int | tuple[int, ...]]
+_TWINS: dict[_Place, _FullPrecision] = {}
+"""The last few: a process measures many runs of few networks."""
+
+_KEPT = 2
+
+
+def _full_precision(architecture: Architecture, task: Task, outputs: int | tuple[int, ...]) -> _FullPrecision:
+    """Build, pack and keep a run's architecture in full precision."""
+    from bibench.deploy.export import export
+
+    place = (task.name, architecture, outputs)
+    if place not in _TWINS:
+        if len(_TWINS) >= _KEPT:
+            _TWINS.clear()
+        torch.manual_seed(0)
+        model = architecture.build(task.input_shape, outputs).eval()
+        example = task.example()[:1]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.bibpack"
+            export(model, path, to="packed", example=example)
+            packed = load_packed(path)
+        _TWINS[place] = _FullPrecision(model, packed, onnx_runtime(model, example), example)
+    return _TWINS[place]
+
+
+def _latencies(packed: PackedModel, twin: _FullPrecision) -> list[Figure]:
+    candidates: dict[str, Callable[[], object]] = {
+        _OWN: packed.prepared(twin.example),
+        _TWIN: twin.packed.prepared(twin.example),
+        _EAGER: eager(twin.model, twin.example),
+    }
+    if twin.onnx is not None:
+        candidates[_ONNX] = twin.onnx
+    times = measure(candidates, rounds=_ROUNDS, threads=packed.threads)
+    full = {name: time for name, time in times.items() if name != _OWN}
+    fastest = min(full, key=lambda name: full[name].median)
+    place = {"device": processor(), "threads": str(packed.threads), "library": f"bibench ({packed.isa})"}
+
+    def figure(name: str, seconds: float, better: bool | None = None, mode: str | None = None) -> Figure:
+        return Figure(
+            name=name,
+            value=1000 * seconds,
+            unit="ms",
+            samples=_ROUNDS,
+            higher_is_better=better,
+            mode=mode,
+            conditions=place,
+        )
+
+    def spread(name: str, time: Latency, better: bool | None = None) -> list[Figure]:
+        return [
+            figure(name, time.median, better),
+            figure(f"{name}_lowest", time.lowest),
+            figure(f"{name}_lower_quartile", time.quartiles[0]),
+            figure(f"{name}_upper_quartile", time.quartiles[1]),
+        ]
+
+    return [
+        *spread("latency", times[_OWN], False),
+        *spread("full_precision_latency", times[_TWIN]),
+        figure("pytorch_latency", times[_EAGER].median),
+        *([figure("onnx_runtime_latency", times[_ONNX].median)] if _ONNX in times else []),
+        figure(
+            "fastest_full_precision_latency",
+            full[fastest].median,
+            mode=place["library"] if fastest == _TWIN else fastest,
+        ),
+    ]
+
+
+def _sizes(packed: PackedModel, twin: nn.Module) -> list[Figure]:
+    full = full_precision_bytes(twin)
+    return [
+        Figure(name=name, value=value, unit=unit, higher_is_better=better)
+        for name, value, unit, better in (
+            ("storage_compression", full / packed.size, "ratio", True),
+            ("packed_bytes", packed.size, "bytes", False),
+            ("full_precision_bytes", full, "bytes", None),
+            ("packed_memory", packed.memory, "bytes", False),
+        )
+    ]
+
+
+def _absent(status: Any, reason: str) -> list[Figure | Absence]:
+    return [Absence(name=name, status=status, reason=reason) for name in ("latency", "storage_compression")]
 
 
 def _score(results: Results) -> list[Score]:
@@ -31,28 +244,39 @@ def _score(results: Results) -> list[Score]:
     ``speedup`` is the mean of their ratios over all of these places and rows. ``storage_compression`` is the ratio of
     file sizes, and ``compression`` its mean over rows. Where the fastest runtime for full precision is another one,
     ``fastest_full_precision_latency`` gives ``speedup_over_fastest``, which is no part of equation 9. Where a place has
-    no such figure, its ``full_precision_latency`` is the fastest.
+    no such figure, its ``full_precision_latency`` is the fastest. Neither are ``packed_score``, what the shipped files
+    score on the test split, and ``packed_difference``, how much more that is than what the networks in PyTorch score;
+    both are means over rows, and left out where tasks are scored in different units.
 
-    A network that nothing can deploy is ``not_deployable``, one that nothing has measured ``not_measured``; neither
-    is ever counted as 0. Before the first record says either, or has a figure, no run would complete anything: all is
-    ``not_measured``, runs that are still to come and failed ones included.
+    A network that nothing can deploy is ``not_deployable``, one that was measured where the engine isn't
+    ``not_measured``; neither is ever counted as 0.
 
     Source: BiBench, equation 9.
     """
     lookup = Lookup(results)
-    tried = any(_tried(results.record(run.id)) for run in results.main)
+    units = _score_units(lookup)
     scores = []
     for algorithm in lookup.algorithms:
-        found = _found(lookup, algorithm) if tried else _nothing(results, algorithm)
-        scores += [
-            make_score(track=_NAME, metric=metric, algorithm=algorithm, per_seed=per_seed, unit="ratio")
-            for metric, per_seed in found.items()
-        ]
-    order = ("speedup", "compression", "speedup_over_fastest", "om_infer")
+        for metric, per_seed in _found(lookup, algorithm, units).items():
+            unit = units[0] if metric.startswith("packed_") else "ratio"
+            scores.append(make_score(track=_NAME, metric=metric, algorithm=algorithm, per_seed=per_seed, unit=unit))
+    order = ("speedup", "compression", "speedup_over_fastest", "packed_score", "packed_difference", "om_infer")
     return sorted(scores, key=lambda score: order.index(score.metric))
 
 
-def _found(lookup: Lookup, algorithm: str) -> dict[str, PerSeed]:
+def _score_units(lookup: Lookup) -> list[str]:
+    """In which units shipped files were scored."""
+    records = [lookup.results.record(run.id) for run in lookup.results.main]
+    found = [_packed(record) for record in records if record is not None]
+    return list(dict.fromkeys(figure.unit for figure in found if figure is not None))
+
+
+def _packed(record: Record) -> Figure | None:
+    """The score of the shipped file."""
+    return record.figure(f"packed_{record.run.metric}")
+
+
+def _found(lookup: Lookup, algorithm: str, units: list[str]) -> dict[str, PerSeed]:
     rows = _measured_rows(lookup, algorithm, "latency")
     stored = _measured_rows(lookup, algorithm, "storage_compression")
     found = {
@@ -63,20 +287,27 @@ def _found(lookup: Lookup, algorithm: str) -> dict[str, PerSeed]:
     seeds = lookup.seeds(algorithm)
     if any(_has_fastest(lookup.record(row, algorithm, seed)) for row in rows for seed in seeds):
         found["speedup_over_fastest"] = _mean(lookup, algorithm, rows, "fastest")
+    if len(units) == 1:
+        found |= {name: by_seed(seeds, stored, _shipped(lookup, algorithm, name)) for name in _SHIPPED}
     return found
 
 
-def _nothing(results: Results, algorithm: str) -> dict[str, PerSeed]:
-    lacks = [_unmeasured(run.id) for run in results.main if run.algorithm == algorithm]
-    return dict.fromkeys(("speedup", "compression", "om_infer"), lacks)
+_SHIPPED = ("packed_score", "packed_difference")
 
 
-def _tried(record: Record | None) -> bool:
-    """Whether deployment has left anything in a record: a figure, or why there is none."""
-    if record is None:
-        return False
-    names = {figure.name for figure in record.figures} | {absence.name for absence in record.absences}
-    return not names.isdisjoint(("latency", "storage_compression"))
+def _shipped(lookup: Lookup, algorithm: str, name: str) -> Callable[[Row, int], float | list[Lack]]:
+    """What the shipped file of a row and seed scores, or how much more than the network in PyTorch."""
+
+    def value(row: Row, seed: int) -> float | list[Lack]:
+        record = lookup.record(row, algorithm, seed)
+        if isinstance(record, Lack):
+            return [record]
+        own, trained = _packed(record), record.figure(record.run.metric)
+        if own is None or trained is None:
+            return [_lack(record, "latency" if own is None else record.run.metric)]
+        return own.value if name == "packed_score" else own.value - trained.value
+
+    return value
 
 
 def _mean(lookup: Lookup, algorithm: str, rows: list[Row], name: str) -> PerSeed:
@@ -94,7 +325,14 @@ def _measured_rows(lookup: Lookup, algorithm: str, name: str) -> list[Row]:
     deployed = {row: any(_has(record, name) for record in records) for row, records in found.items()}
     if not any(deployed.values()):
         return list(found)
-    return [row for row, own in deployed.items() if own or any(isinstance(record, Lack) for record in found[row])]
+    return [row for row, own in deployed.items() if own or any(_awaited(record, name) for record in found[row])]
+
+
+def _awaited(record: Record | Lack, name: str) -> bool:
+    """Whether a run, or measuring on it, may still give the figure."""
+    if isinstance(record, Lack):
+        return True
+    return _NAME not in record.measured and not any(absence.name == name for absence in record.absences)
 
 
 def _has(record: Record | Lack, name: str) -> bool:
@@ -151,13 +389,9 @@ def _ratios(lookup: Lookup, record: Record, name: str) -> list[float | Lack]:
 
 def _lack(record: Record, name: str) -> Lack:
     lack = not_measured(record, name, _NAME)
-    if lack.status in ("failed", "incomplete"):  # the deployment backends are a part of their own, not built yet
-        return _unmeasured(record.id)
+    if lack.status == "failed":  # what others measured, such as publications, may be on some networks only
+        return Lack(f"{record.id}: no runtime has measured it", "not_measured")
     return lack
-
-
-def _unmeasured(run_id: str) -> Lack:
-    return Lack(f"{run_id}: no runtime has measured it", "not_measured")
 
 
 hardware_inference = Track(
@@ -166,7 +400,10 @@ hardware_inference = Track(
     description=(
         "How many times faster and smaller than full precision each network is where it is deployed, in the same "
         "runtime on the same device and threads, and the quadratic mean of the two, om_infer (BiBench, equation 9). "
-        "No runtime is built in yet, so own runs say that it is not measured."
+        "Own runs on a CPU are exported to packed files: latency is that of one sample on one thread in the packed "
+        "engine, timed in turns with the same architecture in full precision while other runs may be going on; the "
+        "size is the whole file's; and the file itself is scored on the test split."
     ),
     score=_score,
+    measure=_measure,
 )
