@@ -1,5 +1,7 @@
 """Running a packed program without the engine, and networks whose normalisation isn't the identity."""
 
+import os
+
 import numpy as np
 import torch
 from torch import nn
@@ -12,6 +14,8 @@ try:
     Engine(b"")
 except NativeError as error:
     ENGINE = "not built" not in str(error)
+    if not ENGINE and os.environ.get("CI"):
+        raise  # in CI nothing that needs it is skipped
 
 
 class Interpreter:

@@ -1,7 +1,5 @@
 """Whole networks: every algorithm, every small architecture, against PyTorch."""
 
-import time
-
 import pytest
 import torch
 from interpreted import ENGINE, Interpreter, check, codes, randomised
@@ -74,9 +72,7 @@ def test_larger_networks(architecture, algorithm):
 @pytest.mark.parametrize("algorithm", ["bnn", "xnor", "reactnet", "recu", "fp32"])
 def test_resnet18_of_full_size(algorithm):
     model, x = built("resnet18", algorithm, 224, 1000)
-    start = time.perf_counter()
     program = pack(model, x)
-    assert time.perf_counter() - start < 10
     found = compare(model, program, x)
     assert found.differing <= 3
     assert found.same_top1 == 2
@@ -113,12 +109,3 @@ def test_pools_of_bits():
     program = pack(model, x)
     assert codes(program).count("BITPOOL") == 2
     assert codes(program).count("POOL") == 1  # the last, in front of the classifier in full precision
-
-
-@pytest.mark.parametrize("architecture", ["digits_cnn", "digits_mlp", "digits_transformer"])
-def test_a_small_network_is_packed_fast(architecture):
-    model, x = built(architecture, "recu")
-    pack(model, x)
-    start = time.perf_counter()
-    pack(model, x)
-    assert time.perf_counter() - start < 1
