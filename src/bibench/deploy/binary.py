@@ -108,24 +108,17 @@ def binary(build: Builder, node: Node) -> None:
     out = Buffer(Type.FLOAT32, math.prod(geometry.out) * outputs)
     factor = channel_factor(factors, outputs) * rule.amplitude
     bias = None if layer.bias is None else numbers(layer.bias)
-    apart = maps > 1 and groups == operand.channels  # a map for each channel of a depthwise product: a product apart
     params = [*base, *geometry.pads, *geometry.padded, spec.padding_value, rule.operand, 0, 0, 0, *geometry.out]
-    constants = [operand.weight, None if apart or (factor == 1).all() else factor, None if apart else bias]
+    constants = [operand.weight, None if (factor == 1).all() else factor, bias]
     step = build.emit(
         Code.BCONV,
-        [bits, None, None if apart else position, out],
-        [*params, 0 if apart else maps],
+        [bits, None, position, out],
+        [*params, maps],
         constants=[*constants, None, None, positions],
     )
     step.readers[0] = Reader(
         name, _calls(build, node), "input", operand.shape, operand.axes, operand.repeat, operand.threshold
     )
-    if apart:
-        assert position is not None
-        shape = (math.prod(geometry.out), outputs)
-        scaled = build.arithmetic("mul", contiguous(out, shape), contiguous(position, shape))
-        shift = np.zeros(outputs) if bias is None else bias
-        out = build.unary(13, scaled, constants=[factor, shift]).buffer
     if spec.dims:
         keep_map(build, node, out, outputs, geometry, spec.dims)
     elif math.prod(geometry.out) == 1:
