@@ -112,7 +112,10 @@ void Builder::check_overlap() const {
     for (const Use& other : used_) {
       if (!one.written || one.slot == other.slot) continue;
       const Value &a = file_.values[one.index], &b = file_.values[other.index];
-      const bool in_place = op_->code == 10 && one.index == other.index;
+      // What has been read when it is written: elementwise, and a convolution's residual.
+      const bool residual = op_->code >= 3 && op_->code <= 5 && one.slot == 3 && other.slot == 1;
+      const bool in_place = (op_->code == 10 && one.index == other.index) ||
+                            (residual && a.place == kArena && a.offset == b.offset && a.count == b.count);
       const bool same = a.place == kArena
                             ? b.place == kArena && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
                             : a.place == b.place && a.offset == b.offset;

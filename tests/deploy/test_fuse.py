@@ -191,6 +191,25 @@ def test_no_two_live_values_overlap(program):
                 assert apart
 
 
+def test_a_residual_gives_its_place_to_the_sum():
+    def convolution(residual, out):
+        return Step.make(Code.FCONV, [Buffer(Type.FLOAT32, 16), residual, None, out], [])
+
+    chain = [Buffer(Type.FLOAT32, 1000) for _ in range(5)]
+    steps = [convolution(a, b) for a, b in pairwise(chain)]
+    offsets, _ = arrange(steps)
+    assert len({offsets[buffer] for buffer in chain}) == 1
+    # not where the residual is read once more, later or by the same step, or has another size
+    offsets, _ = arrange([*steps, Step.make(Code.UNARY, [chain[1], Buffer(Type.FLOAT32, 1000)], [])])
+    assert offsets[chain[1]] != offsets[chain[2]]
+    twice = Step.make(Code.FCONV, [chain[0], chain[0], None, chain[1]], [])
+    offsets, _ = arrange([twice])
+    assert offsets[chain[0]] != offsets[chain[1]]
+    smaller = Buffer(Type.FLOAT32, 10)
+    offsets, _ = arrange([convolution(chain[0], smaller)])
+    assert offsets[chain[0]] != offsets[smaller]
+
+
 def test_the_arena_is_used_again():
     chain = [Buffer(Type.FLOAT32, 1000) for _ in range(10)]
     steps = [Step.make(Code.UNARY, [a, b], []) for a, b in pairwise(chain)]

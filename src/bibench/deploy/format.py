@@ -20,6 +20,7 @@ import numpy.typing as npt
 from bibench.files import atomic_write
 
 __all__ = [
+    "CONVOLUTIONS",
     "OUTPUTS",
     "SLOTS",
     "Code",
@@ -72,10 +73,11 @@ class Code(IntEnum):
     QUANTIZE = 17
 
 
+CONVOLUTIONS = (Code.BCONV, Code.FCONV, Code.ICONV)
+"""The operations that share their geometry and their epilogue."""
+
 OUTPUTS: Mapping[Code, tuple[int, ...]] = {
-    code: {Code.BCONV: (3, 4), Code.FCONV: (3, 4), Code.ICONV: (3, 4)}.get(
-        code, (2,) if code in (Code.BINARY, Code.MATMUL, Code.BMATMUL) else (1,)
-    )
+    code: (3, 4) if code in CONVOLUTIONS else (2,) if code in (Code.BINARY, Code.MATMUL, Code.BMATMUL) else (1,)
     for code in Code
 }
 """Which of an operation's values it writes; it reads the others."""

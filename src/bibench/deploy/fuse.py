@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bibench.deploy.format import Code, Place, Type, words
+from bibench.deploy.format import CONVOLUTIONS, Code, Place, Type, words
 from bibench.deploy.steps import Array, Step, readers, uniform
 from bibench.deploy.views import Buffer
 
 __all__ = ["fuse"]
 
-_CONVOLUTIONS = (Code.BCONV, Code.FCONV, Code.ICONV)
 _MAP = slice(0, 3)
 
 
@@ -87,7 +86,7 @@ def _pool_last(steps: list[Step]) -> None:
             before = writer.get(source)
             if after is None or after.code is not Code.UNARY or _only_reader(read, source) is not pool:
                 continue
-            if before is None or (before.code not in _CONVOLUTIONS and before.code is not Code.UNARY):
+            if before is None or (before.code not in CONVOLUTIONS and before.code is not Code.UNARY):
                 continue
             if not _keeps_order(after, pool.params[3]):
                 continue
@@ -114,7 +113,7 @@ def _keeps_order(step: Step, channels: int) -> bool:
 
 def _join_epilogues(steps: list[Step]) -> None:
     """Affine steps, then a residual, then an activation go into the convolution before them."""
-    for step in [step for step in steps if step.code in _CONVOLUTIONS]:
+    for step in [step for step in steps if step.code in CONVOLUTIONS]:
         while _join_next(steps, step):
             pass
 
@@ -269,7 +268,7 @@ def _replace(steps: Sequence[Step], old: Buffer | None, new: Buffer | None) -> N
 
 def _join_bits(steps: list[Step]) -> None:
     """A convolution whose result is packed packs it itself; and keeps the floats only if somebody reads them."""
-    for step in [step for step in steps if step.code in _CONVOLUTIONS]:
+    for step in [step for step in steps if step.code in CONVOLUTIONS]:
         floats = step.values[3]
         if floats is None:
             continue
