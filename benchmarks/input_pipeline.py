@@ -2,9 +2,10 @@
 
 Both are measured in one run, step by step in turns, so that a busy machine slows both. A repeat's figure is the ratio
 of its median steps. Without ``--data`` the images are random
-bytes in CIFAR-10's shape; they cost the same.
+bytes in CIFAR-10's shape; they cost the same. Other tasks need their files, or a part of them.
 
     python benchmarks/input_pipeline.py [--data DIR] [--architecture resnet20] [--steps 10] [--repeats 9]
+    python benchmarks/input_pipeline.py --task speech_commands --data DIR --batch-size 96
 """
 
 import argparse
@@ -19,9 +20,8 @@ import torch
 from torch import nn
 
 from bibench import registry
-from bibench.tasks.base import Split
-from bibench.tasks.cifar10 import cifar10
-from bibench.tasks.classification import ImageBatch, ImagesInMemory
+from bibench.tasks.base import Batch, Split, Task
+from bibench.tasks.classification import ImagesInMemory
 
 
 def random_images(samples: int = 50_000) -> ImagesInMemory:
@@ -37,14 +37,15 @@ def random_images(samples: int = 50_000) -> ImagesInMemory:
     )
 
 
-def seconds(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[ImageBatch]) -> float:
+def seconds(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[Batch]) -> float:
     """The time to get one batch and train a step on it, until the device has finished."""
     start = time.perf_counter()
     batch = next(batches)
     optimizer.zero_grad()
-    cifar10.loss(model, batch).backward()
+    loss = task.loss(model, batch)
+    loss.backward()
     optimizer.step()
-    if batch[0].is_cuda:
+    if loss.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
@@ -61,22 +62,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="folder with CIFAR-10, or a part of it; random images without")
-    parser.add_argument("--architecture", default="resnet20")
+    parser.add_argument("--task", default="cifar10")
+    parser.add_argument("--data", type=Path, help="folder with the data set, or a part of it; random images without")
+    parser.add_argument("--architecture", help="the task's first without")
     parser.add_argument("--steps", type=int, default=10, help="training steps a measurement")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
 
-    split: Split = cifar10.load(options.data, True).train if options.data else random_images()
+    task: Task = registry.get("tasks", options.task)
+    options.architecture = options.architecture or task.architectures[0]
+    split: Split
+    if options.data:
+        data = task.load(options.data, True)
+        split, outputs = data.train, data.outputs
+    elif options.task == "cifar10":
+        split, outputs = random_images(), 10
+    else:
+        parser.error(f"--task {options.task} needs --data")
     if len(split) < options.steps * options.batch_size:
         parser.error(
-            f"--steps {options.steps} needs {options.steps * options.batch_size:,} images, found {len(split):,}"
+            f"--steps {options.steps} needs {options.steps * options.batch_size:,} samples, found {len(split):,}"
         )
     device = torch.device(options.device)
     torch.manual_seed(0)
-    model = registry.get("architectures", options.architecture).build((3, 32, 32), 10).to(device)
+    model = registry.get("architectures", options.architecture).build(task.input_shape, outputs).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     fixed = next(iter(split.batches(options.batch_size, device=device)))
 
@@ -85,7 +96,10 @@ def main() -> None:
         memory = split.batches(options.batch_size, device=device, seed=repeat + 1)
         single = itertools.repeat(fixed)
         # Step by step in turns: what else the machine does then slows both alike.
-        spent = [(seconds(model, optimizer, memory), seconds(model, optimizer, single)) for _ in range(options.steps)]
+        spent = [
+            (seconds(task, model, optimizer, memory), seconds(task, model, optimizer, single))
+            for _ in range(options.steps)
+        ]
         if repeat >= 0:  # the first was to warm up
             augmented, repeated = (statistics.median(column) for column in zip(*spent, strict=True))
             ratios.append(augmented / repeated)

@@ -159,21 +159,21 @@ def test_validate_estimates_the_cost_from_measured_steps(suite):
 
 def test_the_paper_suite_says_what_it_shares_and_what_awaits_its_task():
     text = call("validate", "paper", "--no-estimate").stdout
-    assert text.startswith("paper: valid, 396 runs (44 in full precision)")
+    assert text.startswith("paper: valid, 684 runs (76 in full precision)")
     assert "sensitivity: 8 settings x 5 seeds on cifar10/resnet18: sgd-1x-cosine, sgd-1x-step" in text
     assert "9 runs of the sensitivity grid count in the other tracks too" in text
-    assert "352 runs start from 9 full-precision checkpoints" in text
-    assert "    glue_cola: bert_tiny4, bert_tiny6, bert_base, 27 runs (Table 9, GLUE)" in text
+    assert "608 runs start from 41 full-precision checkpoints" in text
+    assert "    voc07: faster_rcnn, ssd300, 18 runs (Table 7, detection)" in text
     lines = text.splitlines()
-    start = lines.index("  networks:   5")
-    assert lines[start + 1 : start + 6] == [
+    start = lines.index("  networks:   37")
+    assert lines[start + 1 : start + 5] == [
         "    cifar10/resnet18: 360 runs",
         "    cifar10/resnet20: 9 runs",
         "    cifar10/resnet34: 9 runs",
         "    cifar10/vgg_small: 9 runs",
-        "    imagenet/resnet18: 9 runs",
     ]
-    assert "  awaiting:   288 runs of tasks that are not built yet, and what hardware_inference measures" in lines
+    assert "    glue_cola/bert_base: 9 runs" in lines
+    assert "  awaiting:   27 runs of tasks that are not built yet, and what hardware_inference measures" in lines
     assert (
         "    hardware_inference: resnet18, resnet34, vgg_small on cifar10, of the runs above "
         "(Tables 14 to 17, 14 devices with Larq and daBNN: waits for deployment)"

@@ -24,7 +24,13 @@ from bibench.tasks.base import Task
 from bibench.tracks import Mode
 from bibench.tracks import score as score_tracks
 from bibench.tracks.base import Track
-from bibench.training.checkpoint import CheckpointError, file_sha256, load_weights
+from bibench.training.checkpoint import (
+    CheckpointError,
+    file_sha256,
+    holds_pretrained,
+    load_pretrained,
+    load_weights,
+)
 
 __all__ = ["Prepared", "choose_device", "default_jobs", "prepare", "run_suite", "score_store"]
 
@@ -109,7 +115,15 @@ def prepare(
         part = _part(suite, planned)  # what wasn't asked for wasn't timed
     runs = plan(part, budget=budget, only=only)
     networks = sorted({(run.task, run.architecture) for run in runs})
-    if checkpoint and len(networks) > 1:
+    pretrained = False
+    if settings.checkpoint is not None and len({name for _, name in networks}) == 1:
+        first: Task = registry.get("tasks", networks[0][0])
+        network: Architecture = registry.get("architectures", networks[0][1])
+        if first.outputs is not None:
+            pretrained = holds_pretrained(settings.checkpoint, network.build(first.input_shape, first.outputs))
+    if pretrained:  # one encoder serves several tasks
+        runs = plan(part, budget=budget, only=only, pretrained=True)
+    elif checkpoint and len(networks) > 1:
         listed = ", ".join(f"{task} {architecture}" for task, architecture in networks)
         raise PlanError(
             f"--checkpoint holds one network, and the plan has {len(networks)} ({listed}); narrow it with --only"
@@ -125,7 +139,8 @@ def prepare(
         if settings.checkpoint is not None:
             architecture: Architecture = registry.get("architectures", unfinished[0].architecture)
             task: Task = registry.get("tasks", name)
-            load_weights(settings.checkpoint, architecture.build(task.input_shape, loaded.outputs))
+            model = architecture.build(task.input_shape, loaded.outputs)
+            (load_pretrained if pretrained else load_weights)(settings.checkpoint, model)
     description = _description(suite, budget, checkpoint, devices)
     return Prepared(runs=runs, description=description, data=data, calibration=calibration)
 

@@ -106,6 +106,7 @@ def make_plan(
     budget: Budget | None = None,
     only: Selection | None = None,
     checkpoint: str | None = None,
+    pretrained: bool = False,
     devices: int = 1,
     partners: bool = True,
 ) -> list[RunConfig]:
@@ -119,6 +120,7 @@ def make_plan(
         budget: in place of every recipe's own.
         only: the part of the suite to run.
         checkpoint: SHA-256 of the full-precision weights to start from, instead of training any.
+        pretrained: whether these are of a pretrained part of the network, with which full precision is trained.
         devices: processes that share each batch of a run.
         partners: with the full-precision runs that binarized ones are only compared with.
 
@@ -142,6 +144,7 @@ def make_plan(
             budget=budget,
             devices=devices,
             checkpoint=checkpoint,
+            pretrained=pretrained,
         )
         for entry in suite.tasks
         for name in _architectures(entry, asked)
@@ -174,6 +177,7 @@ class _Network:
     budget: Budget | None
     devices: int
     checkpoint: str | None
+    pretrained: bool
 
     def recipe(
         self,
@@ -211,8 +215,8 @@ class _Network:
 
     def start(self, seed: int) -> RunConfig:
         """What fine-tuning starts from: the user's weights, or a full-precision run with the whole budget."""
-        if self.checkpoint is None:
-            return self.full_precision(seed)
+        if self.checkpoint is None or self.pretrained:
+            return self.full_precision(seed, checkpoint=self.checkpoint)
         return self.full_precision(seed, method="checkpoint", checkpoint=self.checkpoint)
 
     def binarized(

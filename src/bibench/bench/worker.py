@@ -146,7 +146,7 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
     done = store.record(config.id)
     if done is not None:
         return _measure_again(done, config, settings, store, task=task, data=data, architecture=architecture)
-    start = settings.checkpoint if config.method == "checkpoint" else None
+    start = settings.checkpoint if config.checkpoint is not None else None
     optimizer_start = None
     if config.parent is not None:
         start = _weights_of(store, config.parent)
@@ -154,6 +154,7 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
             optimizer_start = _optimizer_of(store, config.parent)
     model = full_precision_model(config, task=task, architecture=architecture, data=data, start=start)
     before = {"load": time.perf_counter() - began}
+    notes = (*data.notes, *_origin(config, model, store))
     if config.operator is not None:
         began = time.perf_counter()
         model = convert(config, model, task)
@@ -170,7 +171,7 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
             status=status,
             phases=before | state.phases,
             data=data.fingerprint,
-            notes=data.notes,
+            notes=notes,
             environment=environment(settings),
             finished=_now(),
             **content,
@@ -293,6 +294,18 @@ def finished_model(config: RunConfig, store: Store, *, task: Task, data: Data, a
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _origin(config: RunConfig, model: nn.Module, store: Store) -> tuple[str, ...]:
+    """Of a network that can start from pretrained weights: whether it did."""
+    parent = None if config.parent is None else store.record(config.parent)
+    first = config if parent is None else parent.run
+    if not hasattr(model, "load_pretrained") or first.method == "checkpoint":
+        return ()
+    how = (
+        "from scratch" if first.checkpoint is None else f"from pretrained weights (SHA-256 {first.checkpoint[:10]}...)"
+    )
+    return (f"{config.architecture} on {config.task} started {how}",)
 
 
 def _weights_of(store: Store, run_id: str) -> Path:

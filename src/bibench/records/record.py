@@ -109,7 +109,8 @@ class RunConfig(_Frozen):
         seed: seeds initialisation, data order and augmentation.
         recipe: how it is trained; None where a publication doesn't say it.
         parent: identity of the run whose final weights this one starts from.
-        checkpoint: SHA-256 of the user's file that it starts from (method ``"checkpoint"``).
+        checkpoint: SHA-256 of the user's file that it starts from: a trained model's weights (method
+            ``"checkpoint"``), or pretrained ones (method ``"full_precision"``).
         task_version: version of the task's definition.
         shortcuts: whether 1x1 projection shortcuts are binarized too.
         padding_value: what a binarized convolution pads with.

@@ -1,7 +1,7 @@
 """Meshes in OFF files, and points drawn on their surface.
 
-A reader of our own, since the original ModelNet files often have the first count glued to the word OFF (``OFF490 518 0``),
-which trimesh refuses, and since an error must name the line.
+A reader of our own, since the original ModelNet files often have the first count glued to the word OFF
+(``OFF490 518 0``), which trimesh refuses, and since an error must name the line.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ CORRELATION = Metric(name="pearson_spearman_corr")
 """Mean of Pearson's and Spearman's correlation coefficients, times 100."""
 
 TextBatch = tuple[Tensor, Tensor]
-"""Tokens ``(batch, 3, length)``, int64 (word pieces, segments, mask), and labels ``(batch,)``: int64, or float32 of numbers."""
+"""Tokens ``(batch, 3, length)``, int64 (word pieces, segments, mask), and labels ``(batch,)``: int64, or float32 of
+numbers."""
 
 _VERSION = 1
 """Raised when what is kept changes, so that nobody meets tokens of an earlier version."""
@@ -64,7 +65,7 @@ _ROWS = 2_048
 """Rows that are read and cut into word pieces at a time: memory doesn't grow with the file."""
 
 _MULTIPLE = 8
-"""A batch is padded to the next multiple of this above its longest sample, so that shapes are few."""
+"""A training batch is padded to the next multiple of this above its longest sample, so that shapes are few."""
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
@@ -115,11 +116,15 @@ class WordPieces:
         numbers = {piece: self.tokenizer.token_to_id(piece) for piece in _SPECIAL}
         lacking = [piece for piece, number in numbers.items() if number is None]
         if lacking or numbers["[PAD]"] != 0:
-            what = f"lacks {', '.join(lacking)}" if lacking else f"has [PAD] on line {numbers['[PAD]'] + 1}, expected line 1"
+            what = (
+                f"lacks {', '.join(lacking)}"
+                if lacking
+                else f"has [PAD] on line {numbers['[PAD]'] + 1}, expected line 1"
+            )
             raise DataError(f"{path}: {what}; take the vocab.txt of bert-base-uncased")
         if found != VOCABULARY:
             raise DataError(
-                f"{path} has {found:,} different word pieces, and the networks have {VOCABULARY:,} (bert-base-uncased): "
+                f"{path} has {found:,} word pieces, and the networks have {VOCABULARY:,} (bert-base-uncased): "
                 "the tokenizer doesn't match them; take the vocab.txt of bert-base-uncased"
             )
         self.sha256 = sha256_of(path)
@@ -129,18 +134,22 @@ class WordPieces:
 class Tokens:
     """A split of tokenized samples, mapped from files: a batch reads what it needs of them.
 
+    A training batch is as long as its longest sample; in evaluation all have the same length, the one that a deployed
+    network takes. Padding is masked, so that changes no result.
+
     Args:
         words: uint16, the word pieces of all samples, one sample after the other.
         starts: int64 ``(samples + 1,)``, where each begins.
         second: uint16 ``(samples,)``, the position in the sample where its second sentence begins.
         labels: float32 ``(samples,)``.
+        length: most tokens of a sample.
         numbers: whether labels are numbers to be predicted, or classes.
         cut: how many samples were longer than allowed.
         broken: how many rows of the file were left out, and the first of them.
 
     >>> split = Tokens(
     ...     words=np.array([101, 7, 102, 101, 9, 102, 8, 102], np.uint16), starts=np.array([0, 3, 8]),
-    ...     second=np.array([3, 3], np.uint16), labels=np.array([1, 0], np.float32), numbers=False,
+    ...     second=np.array([3, 3], np.uint16), labels=np.array([1, 0], np.float32), length=8, numbers=False,
     ... )
     >>> tokens, labels = next(split.batches(2, device=torch.device("cpu")))
     >>> tokens[1], labels
@@ -153,6 +162,7 @@ class Tokens:
     starts: npt.NDArray[np.int64]
     second: npt.NDArray[np.uint16]
     labels: npt.NDArray[np.float32]
+    length: int
     numbers: bool
     cut: int = 0
     broken: int = 0
@@ -170,13 +180,15 @@ class Tokens:
             order = torch.randperm(stop, generator=torch.Generator().manual_seed(seed))
             stop = min(stop, max(1, stop // batch_size) * batch_size)
         for start in range(0, stop, batch_size):
-            tokens, labels = self._samples(order[start : min(start + batch_size, stop)].numpy())
+            chosen = order[start : min(start + batch_size, stop)].numpy()
+            tokens, labels = self._samples(chosen, None if seed is not None else self.length)
             yield tokens.to(device), labels.to(device)
 
-    def _samples(self, chosen: npt.NDArray[np.int64]) -> TextBatch:
+    def _samples(self, chosen: npt.NDArray[np.int64], longest: int | None) -> TextBatch:
         starts = self.starts[chosen][:, None]
         counts = self.starts[chosen + 1][:, None] - starts
-        longest = -(-int(counts.max()) // _MULTIPLE) * _MULTIPLE
+        if longest is None:
+            longest = min(self.length, -(-int(counts.max()) // _MULTIPLE) * _MULTIPLE)
         position = np.arange(longest)[None]
         present = position < counts
         words = self.words[np.where(present, starts + position, 0)].astype(np.int64)
@@ -195,9 +207,10 @@ def encode(
 ) -> Tokens:
     """A file's rows as tokens: from the cache if they are there, else computed and kept there for the next time.
 
-    They are kept in ``tokens/<SHA-256 of what decides them>-v<version>`` below the user's cache folder, and mapped from there.
-    Rows are read and written a piece at a time. Several processes may do this at once: each writes a folder of its own and
-    moves it into place. Where nothing can be written, a warning says so, once, and they are computed each time.
+    They are kept in ``tokens/<SHA-256 of what decides them>-v<version>`` below the user's cache folder, and mapped
+    from there. Rows are read and written a piece at a time. Several processes may do this at once: each writes a
+    folder of its own and moves it into place. Where nothing can be written, a warning says so, once, and they are
+    computed each time.
 
     Args:
         rows: reads the file from its beginning.
@@ -212,7 +225,7 @@ def encode(
     decisive = f"{source} {pieces.sha256} {length} {tokenizers.__version__}"
     name = f"{hashlib.sha256(decisive.encode()).hexdigest()}-v{_VERSION}"
     folder = cache_folder() / "tokens" / name
-    kept = _open(folder, numbers)
+    kept = _open(folder, length, numbers)
     if kept is not None:
         return kept
     try:
@@ -226,7 +239,7 @@ def encode(
         _write(rows(), temporary, pieces, length)
         if folder != temporary:
             _move(temporary, folder)
-        made = _open(folder, numbers)
+        made = _open(folder, length, numbers)
     finally:
         # The mapped files of a folder that isn't kept live on until the last reader is gone.
         if temporary.exists():
@@ -251,7 +264,7 @@ def _move(temporary: Path, folder: Path) -> None:
     try:
         temporary.rename(folder)
     except OSError:
-        if _open(folder, False) is None:
+        if _open(folder, 0, False) is None:
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
 
@@ -283,7 +296,7 @@ def _write(rows: Iterator[Row | Broken], folder: Path, pieces: WordPieces, lengt
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
-def _open(folder: Path, numbers: bool) -> Tokens | None:
+def _open(folder: Path, length: int, numbers: bool) -> Tokens | None:
     """The kept tokens, or None where they are missing or not whole."""
     try:
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
@@ -296,6 +309,7 @@ def _open(folder: Path, numbers: bool) -> Tokens | None:
         return Tokens(
             words=words,
             **arrays,
+            length=length,
             numbers=numbers,
             cut=int(facts["cut"]),
             broken=int(facts["broken"]),
@@ -348,8 +362,9 @@ def evaluate_accuracy_and_f1(model: nn.Module, batches: Iterable[TextBatch]) -> 
     """Accuracy, mean cross-entropy, and F1 of class 1 in percent (0 where it is neither predicted nor right).
 
     >>> tokens, labels = torch.eye(2)[[0, 1, 1, 1]], torch.tensor([0, 1, 1, 0])
-    >>> {name: round(value, 1) for name, value in evaluate_accuracy_and_f1(nn.Flatten(), [(tokens, labels)]).figures.items()}
-    {'accuracy': 75.0, 'loss': 0.6, 'f1': 80.0}
+    >>> found = evaluate_accuracy_and_f1(nn.Flatten(), [(tokens, labels)]).figures
+    >>> found["accuracy"], round(found["f1"], 1)
+    (75.0, 80.0)
     """
     found, predicted, right = _predicted(model, batches)
     score = 100.0 * float(f1_score(right, predicted, zero_division=0.0))
@@ -367,7 +382,8 @@ def evaluate_matthews(model: nn.Module, batches: Iterable[TextBatch]) -> Evaluat
 
 
 def evaluate_correlation(model: nn.Module, batches: Iterable[TextBatch]) -> Evaluation:
-    """Pearson's and Spearman's correlation times 100 and their mean (0 for a constant prediction), and the mean squared error.
+    """Pearson's and Spearman's correlation times 100 and their mean (0 for a constant prediction), and the mean
+    squared error.
 
     Per sample: ``1 - |model(x) - y| / 5``, where 5 is the range of the labels, and not below 0.
 

@@ -24,7 +24,9 @@ __all__ = [
     "CheckpointError",
     "State",
     "file_sha256",
+    "holds_pretrained",
     "load_optimizer",
+    "load_pretrained",
     "load_state",
     "load_weights",
     "save_optimizer",
@@ -84,6 +86,31 @@ def load_weights(path: Path, model: nn.Module) -> None:
         CheckpointError: no such file, not safetensors, truncated, or other names or shapes than the model's.
     """
     _fill(model, _read(path), path)
+
+
+def holds_pretrained(path: Path, model: nn.Module) -> bool:
+    """Whether a file has pretrained weights for a part of the model, which is to be trained, and not a trained model's.
+
+    That is so where the model has a method ``load_pretrained(tensors)`` and the file lacks some of its weights.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, or truncated.
+    """
+    return hasattr(model, "load_pretrained") and not model.state_dict().keys() <= _read(path).keys()
+
+
+def load_pretrained(path: Path, model: nn.Module) -> None:
+    """Give a model pretrained weights by its own method ``load_pretrained(tensors)``; the rest of it stays as it is.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, truncated, or what the model's method refuses.
+    """
+    load: Any = model.load_pretrained
+    tensors = _read(path)
+    try:
+        load(tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 _SLOTS: dict[type[torch.optim.Optimizer], set[str]] = {

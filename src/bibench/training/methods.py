@@ -1,6 +1,6 @@
 """The training methods: where a run's model starts, and what of it is binarized.
 
-- ``full_precision``: initialised from the seed.
+- ``full_precision``: initialised from the seed, or of BERT and its like with a pretrained part from the user's file.
 - ``checkpoint``: full-precision weights from the user's file; evaluated, not trained.
 - ``fine_tune``: the final weights of the full-precision run of the same seed, then binarized (BiBench, section 4).
 - ``from_scratch``: the full-precision run's initialisation, binarized before the first step.
@@ -21,7 +21,7 @@ from bibench.models.base import Architecture
 from bibench.nn import binarize, resolve
 from bibench.records import RunConfig
 from bibench.tasks.base import Data, Task
-from bibench.training.checkpoint import load_weights
+from bibench.training.checkpoint import load_pretrained, load_weights
 from bibench.training.seeds import derive_seed
 
 __all__ = ["build_model", "convert", "full_precision_model"]
@@ -53,7 +53,7 @@ def full_precision_model(
     torch.manual_seed(derive_seed(config.seed, "initialisation"))
     model = architecture.build(task.input_shape, data.outputs)
     if start is not None:
-        load_weights(start, model)
+        (load_pretrained if config.method == "full_precision" else load_weights)(start, model)
     return model
 
 
