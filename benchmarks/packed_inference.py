@@ -276,6 +276,8 @@ def network(
     files["twin"] = pack(plain, x).to_bytes()
     best = isas[0]
     notes: dict[str, Any] = {}
+    # First, since threads of other libraries in this process may be awake later on, and there are few cores.
+    on_threads = threads(rounds, files, first, plain, x)
 
     calls: Calls = {}
 
@@ -365,7 +367,7 @@ def network(
         "against": against,
         "sizes": sizes,
         "memory": memory,
-        "threads": threads(rounds, files, first, plain, x),
+        "threads": on_threads,
         "operations": operations(files[first], best, x),
     }
 
