@@ -1,8 +1,10 @@
 """The README is true: its code runs, its table is what the code says."""
 
 import re
+import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
 import bibench
@@ -60,6 +62,30 @@ def test_the_own_algorithm_has_at_most_30_lines_and_works() -> None:
     binary(x).sum().backward()
     assert bibench.summary(binary).binarized == ("1",)
     assert binary[1].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_three_commands_train_export_and_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(Path(__file__).parents[1] / "docs" / "images", tmp_path / "docs" / "images")
+    for line in block("deploy commands").splitlines():
+        found = command(*line.split()[1:])
+        assert found.returncode == 0, found.stderr
+    assert re.search(r"^ *\d+\.\d+ %  3$", found.stdout.splitlines()[0])  # the image is a three
+
+
+def test_an_own_model_is_exported_and_run(tmp_path, monkeypatch) -> None:
+    found = re.search(r"## Ship it\n\n```python\n(.*?)```", README, re.DOTALL)
+    assert found
+    monkeypatch.chdir(tmp_path)
+    example = torch.randn(1, 8)
+    model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3)))
+    binary = bibench.binarize(model, "recu", example=example).eval()
+    images = torch.randn(5, 8)
+    names: dict[str, object] = {"bibench": bibench, "binary": binary, "example": example, "images": images}
+    exec(found[1], names)
+    with torch.no_grad():
+        torch.testing.assert_close(names["scores"], binary(images))
 
 
 def test_the_pandas_lines_read_a_store(tmp_path, monkeypatch) -> None:
