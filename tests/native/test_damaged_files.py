@@ -1,11 +1,14 @@
-"""Damaged packed files with a right checksum: refused, or run inside their memory (native/tests/fuzz.cpp)."""
+"""Under sanitizers: damaged files with a right checksum (native/tests/fuzz.cpp), and convolutions of random shapes."""
 
 import re
 import subprocess
 
+import numpy as np
 import pytest
-from native_programs import exact_programs, overlapping, rounded_programs
+from hypothesis import HealthCheck, given, settings
+from native_programs import convolution, exact_programs, overlapping, rounded_programs
 from native_tools import NATIVE, X86_UNITS, call, lacks, need_tool
+from random_shapes import convolutions
 
 import packed_reference as reference
 
@@ -30,6 +33,32 @@ def fuzz(tmp_path_factory):
         call(compiler, "-std=c++17", *SANITIZERS, *flags, "-c", source, "-o", folder / f"{source.stem}.o")
     call(compiler, *SANITIZERS, *folder.glob("*.o"), "-o", folder / "fuzz", "-pthread")
     return folder / "fuzz"
+
+
+@pytest.fixture(scope="module")
+def replay(fuzz):
+    """``native/examples/replay.c`` with the same sanitizers."""
+    folder = fuzz.parent
+    source, object_file = NATIVE / "examples" / "replay.c", folder / "example.o"
+    call("gcc", "-std=c11", *SANITIZERS, "-I", NATIVE / "include", "-c", source, "-o", object_file)
+    objects = [file for file in folder.glob("*.o") if file.stem != "fuzz"]
+    call("g++", *SANITIZERS, *objects, "-o", folder / "replay", "-pthread", "-lm")
+    return folder / "replay"
+
+
+@pytest.mark.slow
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(shape=convolutions())
+def test_random_shapes_stay_in_their_memory_and_equal_the_reference(engine, replay, shape):
+    data, inputs = convolution(shape)
+    files = [replay.parent / name for name in ("network.bib", "inputs", "outputs")]
+    arrays = ([np.frombuffer(data, np.uint8)], inputs, reference.run(data, inputs))
+    for file, content in zip(files, arrays, strict=True):
+        file.write_bytes(b"".join(np.ascontiguousarray(array).tobytes() for array in content))
+    for isa in engine.instruction_sets():
+        done = subprocess.run([replay, *files, isa, "0"], capture_output=True, text=True)
+        assert done.returncode == 0, f"{shape}, {isa}: {done.stdout}{done.stderr[:4000]}"
+        assert done.stdout == f"{isa}: 1 samples equal\n"
 
 
 @pytest.mark.slow
