@@ -49,7 +49,7 @@ struct Isa {
   struct Binary {
     // A byte gets at most 8 from each word.
     static constexpr int kFlush = 31, kPixels = 4;
-    static constexpr bool kPairs = false, kCounts = true;
+    static constexpr bool kCounts = true;
     using Acc = U;
     using Part = U;
     using W = U;
@@ -76,7 +76,7 @@ struct Isa {
 
   struct Float {
     static constexpr int kFlush = 0, kPixels = 6;
-    static constexpr bool kPairs = false, kCounts = false;
+    static constexpr bool kCounts = false;
     using Acc = F;
     using Part = F;
     using W = F;
@@ -89,7 +89,7 @@ struct Isa {
 
   struct Int8 {
     static constexpr int kFlush = 0, kPixels = 4;
-    static constexpr bool kPairs = false, kCounts = true;
+    static constexpr bool kCounts = true;
     using Acc = U;
     using Part = U;
     using W = U;

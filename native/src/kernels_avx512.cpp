@@ -44,7 +44,7 @@ struct Isa {
 
   struct Binary {
     static constexpr int kFlush = 0, kPixels = 14;
-    static constexpr bool kPairs = false, kCounts = true;
+    static constexpr bool kCounts = true;
     using Acc = U;
     using Part = U;
     using W = U;
@@ -58,7 +58,7 @@ struct Isa {
 
   struct Float {
     static constexpr int kFlush = 0, kPixels = 14;
-    static constexpr bool kPairs = false, kCounts = false;
+    static constexpr bool kCounts = false;
     using Acc = F;
     using Part = F;
     using W = F;
@@ -71,7 +71,7 @@ struct Isa {
 
   struct Int8 {
     static constexpr int kFlush = 0, kPixels = 14;
-    static constexpr bool kPairs = false, kCounts = true;
+    static constexpr bool kCounts = true;
     using Acc = U;
     using Part = U;
     using W = U;

@@ -52,7 +52,7 @@ struct Isa {
 
   struct Binary {
     static constexpr int kFlush = 31, kPixels = 4;  // a byte gets at most 8 from each word
-    static constexpr bool kPairs = false, kCounts = true;
+    static constexpr bool kCounts = true;
     using Acc = U;
     using Part = U;
     using W = U;
@@ -73,7 +73,7 @@ struct Isa {
 
   struct Float {
     static constexpr int kFlush = 0, kPixels = 5;
-    static constexpr bool kPairs = false, kCounts = false;
+    static constexpr bool kCounts = false;
     using Acc = F;
     using Part = F;
     using W = F;
@@ -86,7 +86,7 @@ struct Isa {
 
   struct Int8 {
     static constexpr int kFlush = 0, kPixels = 4;
-    static constexpr bool kPairs = false, kCounts = true;
+    static constexpr bool kCounts = true;
     using Acc = U;
     using Part = U;
     using W = U;

@@ -58,7 +58,7 @@ struct Isa {
 
   struct Binary {
     static constexpr int kFlush = 31, kPixels = 3;  // a byte gets at most 8 from each word
-    static constexpr bool kPairs = false, kCounts = true;
+    static constexpr bool kCounts = true;
     using Acc = U;
     using Part = U;
     using W = U;
@@ -82,7 +82,7 @@ struct Isa {
 
   struct Float {
     static constexpr int kFlush = 0, kPixels = 5;
-    static constexpr bool kPairs = false, kCounts = false;
+    static constexpr bool kCounts = false;
     using Acc = F;
     using Part = F;
     using W = F;
@@ -95,7 +95,7 @@ struct Isa {
 
   struct Int8 {
     static constexpr int kFlush = 0, kPixels = 3;
-    static constexpr bool kPairs = false, kCounts = true;
+    static constexpr bool kCounts = true;
     using Acc = I;
     using Part = I;
     using W = U;

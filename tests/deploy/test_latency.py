@@ -77,7 +77,6 @@ def test_one_of():
 
 
 def test_eager_and_onnx_runtime_give_the_same():
-    pytest.importorskip("onnxruntime")
     model, image = digits_cnn.build((1, 8, 8), 10).eval(), torch.randn(1, 1, 8, 8)
     plain, other = eager(model, image), onnx_runtime(model, image)
     assert other is not None
@@ -99,7 +98,6 @@ class Refusing(nn.Module):
 
 
 def test_what_onnx_runtime_cannot_do_is_none(monkeypatch, capfd):
-    pytest.importorskip("onnxruntime")
     assert onnx_runtime(Dice(), torch.ones(1, 3)) is None
     assert onnx_runtime(Refusing(), torch.ones(1, 3)) is None
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
