@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -185,11 +186,17 @@ def _train_part(fabric: Fabric, *, job: _Job, threads: int) -> str | None:
     torch.set_num_threads(threads)
     # The copy that arrives shares its memory with those of the other processes.
     job = replace(job, model=copy.deepcopy(job.model))
+    diverged: str | None = None
     try:
         _train(fabric, job, lambda share: None)
     except Diverged as error:
-        return str(error)
-    return None
+        diverged = str(error)
+    # Before the interpreter ends, and with nothing left that holds the group: its threads may still be letting go of a
+    # tensor, for which they need the interpreter; where it is gone they abort the process.
+    gc.collect()
+    fabric.barrier()
+    torch.distributed.destroy_process_group()
+    return diverged
 
 
 def _part(fabric: Fabric, batch: Batch) -> Batch:
