@@ -120,14 +120,14 @@ BEFORE_PARTIAL_PRETRAINING = {
 }
 
 
-def test_a_store_from_before_partial_pretraining_is_still_this_suites(tmp_path, suite):
+def test_a_store_of_an_earlier_version_is_still_this_suites(tmp_path, suite):
     settings = Settings(out=tmp_path / "store")
     claim(suite, settings)
     path = settings.out / "suite.json"
     assert json.loads(path.read_text()) == BEFORE_PARTIAL_PRETRAINING
     plan = json.loads((settings.out / "plan.json").read_text())
     for run in plan:
-        del run["optimizer_state"], run["point"], run["share"], run["recipe"]["steps"]
+        del run["optimizer_state"], run["point"], run["share"], run["heads"], run["recipe"]["steps"]
     (settings.out / "plan.json").write_text(json.dumps(plan))
     ids = [run.id for run in make_plan(suite)]
     assert [run.id for run in Store(settings.out).plan()] == ids
@@ -141,9 +141,10 @@ def test_a_store_from_before_partial_pretraining_is_still_this_suites(tmp_path, 
         ({"share": 0.25}, r"share was null, is 0\.25"),
         ({"optimizer_state": "keep"}, 'optimizer_state was null, is "keep"'),
         ({"method": "partial_pretraining"}, 'method was "fine_tune", is "partial_pretraining"'),
+        ({"heads": True}, "heads was null, is true"),
     ],
 )
-def test_other_settings_of_partial_pretraining_are_another_store(tmp_path, suite, content, what):
+def test_other_settings_are_another_store(tmp_path, suite, content, what):
     settings = Settings(out=tmp_path / "store")
     claim(suite, settings)
     with pytest.raises(StoreError, match=what):

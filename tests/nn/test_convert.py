@@ -209,6 +209,36 @@ class Skip(nn.Module):
         return self.head((self.body(x) + self.match(x)).mean((2, 3)))
 
 
+class WithHead(nn.Module):
+    """A backbone and a part that the model names as its head."""
+
+    head_names = ("predictor",)
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = linears(3)
+        self.predictor = linears(3)
+        self.predictors = linears(2)  # a name that only begins like the head's
+
+    def forward(self, x):
+        return self.predictors(self.predictor(self.backbone(x)))
+
+
+@pytest.mark.parametrize("example", [None, torch.randn(2, 8)])
+def test_heads_stay_as_they_are_unless_they_are_asked_for(example):
+    binary = binarize(WithHead(), "bnn", example=example)
+    assert summary(binary).binarized == ("backbone.2", "backbone.4", "predictors.0")
+    assert reasons(binary)["predictor.2"] == "in 'predictor', one of the model's heads"
+    assert [type(layer) for layer in binary.predictor] == [type(layer) for layer in WithHead().predictor]
+    assert isinstance(binary.predictors[1], nn.Hardtanh)
+    whole = binarize(WithHead(), "bnn", example=example, heads=True)
+    assert summary(whole).full_precision == ("backbone.0", "predictors.2")
+    assert isinstance(whole.predictor[1], nn.Hardtanh)
+    usual = default_filter(WithHead(), example, heads=True)
+    assert usual("predictor.2", whole.predictor[2])
+    assert not default_filter(WithHead(), example)("predictor.2", whole.predictor[2])
+
+
 def test_shortcuts_by_flow_and_by_name():
     binary = binarize(Skip(), "bnn", example=EXAMPLE)
     assert reasons(binary)["match"] == "1x1 projection shortcut"

@@ -66,6 +66,7 @@ def test_the_identity_of_a_configuration_stays_as_it_is() -> None:
         {"checkpoint": "ab" * 32},
         {"task_version": 2},
         {"shortcuts": True},
+        {"heads": True},
         {"padding_value": 1},
         {"devices": 2},
         {"optimizer_state": "keep"},
@@ -85,7 +86,7 @@ def test_whatever_decides_the_result_is_in_the_identity(changes: dict[str, Any])
 def test_every_field_is_either_decisive_or_descriptive() -> None:
     decisive = {
         "task", "architecture", "algorithm", "operator", "options", "method", "seed", "recipe", "parent",
-        "checkpoint", "task_version", "shortcuts", "padding_value", "devices", "optimizer_state",
+        "checkpoint", "task_version", "shortcuts", "heads", "padding_value", "devices", "optimizer_state",
     }  # fmt: skip
     # a new field belongs in the test above too, or it is left out of the identity like these
     assert set(RunConfig.model_fields) - decisive == {

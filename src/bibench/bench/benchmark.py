@@ -188,7 +188,7 @@ _MANY_STEPS = 10**9
 
 _MAY_CHANGE = {"algorithms", "on_request", "seeds", "layer_statistics", "curves", "splits"}
 
-_ADDED = {"share": 0.5, "optimizer_state": "reset", "steps": None, "seconds": None}
+_ADDED = {"share": 0.5, "optimizer_state": "reset", "steps": None, "seconds": None, "heads": False}
 """What came later is told to a store where it differs from this, so that earlier stores still fit."""
 
 

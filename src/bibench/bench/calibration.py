@@ -14,7 +14,7 @@ from bibench.bench.worker import Settings, load_data
 from bibench.models.base import Architecture
 from bibench.records import RunConfig
 from bibench.tasks.base import Task
-from bibench.training import build_model
+from bibench.training import build_model, full_precision_model
 from bibench.training.loop import steps_an_epoch
 from bibench.training.speed import iteration_times
 
@@ -59,11 +59,17 @@ def calibrate(runs: Sequence[RunConfig], settings: Settings, known: Mapping[str,
                 name: build_model(run, task=task, architecture=architecture, data=data)
                 for name, run in by_algorithm.items()
             }
+            teachers = {
+                name: full_precision_model(run, task=task, architecture=architecture, data=data)
+                for name, run in by_algorithm.items()
+                if recipes[name].distillation is not None
+            }
             times = iteration_times(
                 models,
                 task=task,
                 data=data,
                 recipes=recipes,
+                teachers=teachers,
                 device=settings.device,
                 epochs=_EPOCHS,
                 skip=min(_SKIPPED, *(steps_an_epoch(data, recipe) - 1 for recipe in recipes.values())),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -100,16 +101,21 @@ def _seconds(network: tuple[str, str], runs: Sequence[RunConfig | None], recipe:
     """Seconds a sample of a training step, for binarized runs and full precision (None), in turns."""
     task: Task = registry.get("tasks", network[0])
     architecture: Architecture = registry.get("architectures", network[1])
-    # Nothing is learned here, so any loss will do, and labels aren't needed.
-    task = dataclasses.replace(task, loss=_any_loss)
     count = _samples(architecture.build(task.input_shape, task.outputs or 10), task, recipe)
-    batch = task.example().repeat(count // 2, *[1] * len(task.input_shape))
+    batch: Batch
+    if task.make_batch is not None:
+        batch = task.make_batch(count)
+    else:  # nothing is learned here, so any loss will do, and labels aren't needed
+        batch = task.example().repeat(count // 2, *[1] * len(task.input_shape))
+        task = dataclasses.replace(task, loss=_any_loss)
     steps = {}
     for index, run in enumerate(runs):
         model = architecture.build(task.input_shape, task.outputs or 10)
+        teacher, own = None, dataclasses.replace(recipe, distillation=None)
         if run is not None and run.operator is not None:
+            teacher, own = copy.deepcopy(model), recipe
             model = binarize(model, resolve(run.operator, **run.options), example=task.example(), inplace=True)
-        steps[str(index)] = TrainingStep(model, task=task, batch=batch, recipe=recipe)
+        steps[str(index)] = TrainingStep(model, task=task, batch=batch, recipe=own, teacher=teacher)
     times = measure_steps(steps, repeats=2, warm_up=1, device=torch.device("cpu"))
     return [times[str(index)].median / count for index in range(len(runs))]
 

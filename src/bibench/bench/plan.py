@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from bibench import registry
 from bibench.bench.suite import (
+    IN_FULL_PRECISION,
+    WITHOUT_TEACHER,
     AlgorithmEntry,
     BinarizedMethod,
     Sensitivity,
@@ -208,8 +210,11 @@ class _Network:
 
     def full_precision(self, seed: int, recipe: Recipe | None = None, **more: Any) -> RunConfig:
         """A full-precision run; with the whole budget by default."""
+        own = recipe or self.recipe("full_precision")
+        if own.distillation is not None:
+            raise PlanError(f"task '{self.task.name}': {IN_FULL_PRECISION}")
         return RunConfig(
-            **self._common(seed, recipe or self.recipe("full_precision")),
+            **self._common(seed, own),
             **({"algorithm": FULL_PRECISION, "method": "full_precision"} | more),
         )
 
@@ -261,6 +266,8 @@ class _Network:
         parent: RunConfig | None = None,
         **more: Any,
     ) -> RunConfig:
+        if recipe.distillation is not None and parent is None:
+            raise PlanError(f"task '{self.task.name}': {WITHOUT_TEACHER}")
         return RunConfig(
             **self._common(seed, recipe),
             algorithm=algorithm.title,
@@ -269,6 +276,7 @@ class _Network:
             method=method,
             parent=None if parent is None else parent.id,
             shortcuts=self.suite.shortcuts,
+            heads=self.suite.heads,
             padding_value=self.suite.padding_value,
             **more,
         )

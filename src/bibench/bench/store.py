@@ -10,6 +10,7 @@ OUT/runs/ID/layers.csv             statistics of every layer and epoch, on reque
 OUT/runs/ID/model.safetensors      final weights
 OUT/runs/ID/optimizer.safetensors  the optimizer's final state, where another run starts from it
 OUT/runs/ID/predictions.safetensors  score of every test sample
+OUT/runs/ID/pictures/              what the network does with a few test samples, of tasks that can be seen
 OUT/runs/ID/checkpoint*            while the run isn't finished
 OUT/runs/ID/error.log              traceback of an unexpected error, until the run is finished
 OUT/.bibench.lock                  empty; locked while a process runs into the store
@@ -33,8 +34,10 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from bibench.bench.pictures import read_pictures, write_pictures
 from bibench.files import atomic_write, write_json, write_text
-from bibench.records import Record, Results, RunConfig, read_record
+from bibench.records import Record, Results, RunConfig, StoredPictures, read_record
+from bibench.tasks.base import PicturePair
 
 __all__ = ["Store", "StoreError"]
 
@@ -282,6 +285,14 @@ class Store:
         if score.dtype != np.float32 or score.ndim != 1 or not score.size or not np.isfinite(score).all():
             raise StoreError(f"{path}: expected one finite float32 number for each test sample; delete it")
         return score
+
+    def write_pictures(self, run_id: str, pairs: Sequence[PicturePair]) -> None:
+        """Keep what a network does with a few test samples."""
+        write_pictures(self.folder(run_id), pairs)
+
+    def pictures(self, run_id: str) -> StoredPictures:
+        """What a network does with a few test samples; none if they weren't kept."""
+        return read_pictures(self.folder(run_id))
 
     def write_rows(self, run_id: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows as CSV, such as ``epochs.csv``."""

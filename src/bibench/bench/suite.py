@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from bibench import registry
+from bibench import registry, yaml_lines
 from bibench.nn import resolve
-from bibench.recipes import SGD, Adam, Cosine, Optimizer, Recipe, Schedule, Step, split_budget
+from bibench.recipes import SGD, Adam, Cosine, Distillation, Optimizer, Recipe, Schedule, Step, split_budget
 from bibench.tasks.base import Task
 from bibench.tasks.corruptions import CORRUPTIONS
 from bibench.tracks.base import Measuring
+from bibench.training.distillation import check_distillation
+from bibench.yaml_lines import explain, line_of
 
 __all__ = [
     "AlgorithmEntry",
@@ -40,6 +42,15 @@ _RECIPE: TypeAdapter[Recipe] = TypeAdapter(Recipe)
 
 BinarizedMethod = Literal["fine_tune", "from_scratch", "partial_pretraining"]
 """How a binarized network can come about, see `bibench.training.methods`."""
+
+WITHOUT_TEACHER = (
+    "distillation learns from the full-precision run that a network starts from, and training from scratch (partial "
+    "pre-training with a share of 0, too) starts from none; choose fine_tune or partial_pretraining, or leave "
+    "distillation out"
+)
+IN_FULL_PRECISION = (
+    "distillation is of binarized networks, which learn from full precision; take it out of the recipe full_precision"
+)
 
 _Part = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
@@ -110,18 +121,18 @@ class TaskEntry(_Frozen):
 
 
 class AwaitedEntry(_Frozen):
-    """A task of the published benchmark that can't be run yet; it is listed, and not planned.
+    """What a track of the published benchmark can't measure yet on a task's runs; it is listed.
 
     Args:
-        task, architectures: their names to be.
-        title: the rows of the paper that wait for it.
-        track: where only what this track measures on a task's runs waits; None where the runs do.
+        track: that would measure it.
+        task, architectures: of the runs.
+        title: the tables of the paper that wait for it.
     """
 
+    track: str
     task: str
     architectures: Annotated[tuple[str, ...], Field(min_length=1)]
     title: str = ""
-    track: str | None = None
 
 
 class Sensitivity(_Frozen):
@@ -231,8 +242,9 @@ class Suite(_Frozen):
         tracks: which scores.
         sensitivity: the grid of hyperparameter settings for the training-consumption track; None for none.
         measure: how much the tracks measure on a finished run.
-        awaiting: tasks that are not built yet.
+        awaiting: what tracks can't measure yet.
         shortcuts: binarize 1x1 projection shortcuts too.
+        heads: binarize a detector's heads too.
         padding_value: what binarized convolutions pad with.
         layer_statistics: record flip rate, sign balance and dead weights by layer and epoch.
     """
@@ -254,6 +266,7 @@ class Suite(_Frozen):
     measure: Measuring = Measuring()
     awaiting: tuple[AwaitedEntry, ...] = ()
     shortcuts: bool = False
+    heads: bool = False
     padding_value: Literal[-1, 0, 1] = 0
     layer_statistics: bool = False
 
@@ -281,10 +294,11 @@ def recipe_for(entry: TaskEntry, task: Task, kind: Literal["full_precision", "bi
     default = dataclasses.asdict(getattr(task, kind))
     if {"epochs", "steps"} & getattr(entry, kind).keys():
         default |= {"epochs": None, "steps": None}
-    own = {
-        key: default[key] | value if isinstance(value, dict) and "name" not in value and key in default else value
-        for key, value in getattr(entry, kind).items()
-    }
+    own = {}
+    for key, value in getattr(entry, kind).items():
+        base = default.get(key)
+        partly = isinstance(value, dict) and "name" not in value and isinstance(base, dict)
+        own[key] = base | value if partly else value
     return _RECIPE.validate_python(default | own)
 
 
@@ -322,21 +336,13 @@ def load_suite(name_or_path: str) -> Suite:
 def parse_suite(text: str, where: str) -> Suite:
     """Parse and validate a suite's text; ``where`` names it in messages."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise SuiteError(
-            f"{where}{line}: not valid YAML: {' '.join(str(getattr(error, 'problem', None) or error).split())}"
-        ) from error
-    if not isinstance(content, dict) or root is None:
-        raise SuiteError(f"{where}: expected a mapping with the keys name, tasks and algorithms")
-    _refuse_duplicates(root, where)
+        content, root = yaml_lines.parse(text, where, "name, tasks and algorithms")
+    except yaml_lines.YamlError as error:
+        raise SuiteError(str(error)) from error
     try:
         suite = Suite.model_validate(content)
     except ValidationError as error:
-        raise SuiteError(_explain(error, root, where, Suite)) from error
+        raise SuiteError(explain(error, root, where, partial(_known_keys, Suite))) from error
     _check_names(suite, root, where)
     return suite
 
@@ -346,9 +352,10 @@ def _check_names(suite: Suite, root: yaml.Node, where: str) -> None:
         try:
             return action()
         except ValidationError as error:
-            raise SuiteError(_explain(error, root, where, Recipe, prefix=tuple(loc))) from error
+            keys = partial(_known_keys, Recipe)
+            raise SuiteError(explain(error, root, where, keys, prefix=tuple(loc))) from error
         except ValueError as error:
-            raise SuiteError(f"{where}, line {_line(root, loc)}: {error}") from error
+            raise SuiteError(f"{where}, line {line_of(root, loc)}: {error}") from error
 
     networks: set[tuple[str, str]] = set()
     for i, entry in enumerate(suite.tasks):
@@ -358,13 +365,13 @@ def _check_names(suite: Suite, root: yaml.Node, where: str) -> None:
                 architecture = at(("tasks", i, key, j), lambda name=name: registry.get("architectures", name))  # type: ignore[misc]
                 if architecture.modality != task.modality:
                     raise SuiteError(
-                        f"{where}, line {_line(root, ('tasks', i, key, j))}: architecture '{name}' takes "
+                        f"{where}, line {line_of(root, ('tasks', i, key, j))}: architecture '{name}' takes "
                         f"{architecture.modality} inputs, task '{task.name}' has {task.modality} inputs"
                     )
-        for name in (*(entry.architectures or task.architectures), *entry.on_request):
+        for name in _networks(entry):
             if (entry.task, name) in networks:
                 raise SuiteError(
-                    f"{where}, line {_line(root, ('tasks', i))}: task '{entry.task}' with architecture '{name}' is "
+                    f"{where}, line {line_of(root, ('tasks', i))}: task '{entry.task}' with architecture '{name}' is "
                     "already given; its scores could not be told apart"
                 )
             networks.add((entry.task, name))
@@ -378,18 +385,19 @@ def _check_names(suite: Suite, root: yaml.Node, where: str) -> None:
             label = algorithm.title.lower()  # names of folders, on file systems that may ignore case
             if label in labels or label == "fp32":
                 raise SuiteError(
-                    f"{where}, line {_line(root, loc)}: two algorithms are called '{algorithm.title}'; "
+                    f"{where}, line {line_of(root, loc)}: two algorithms are called '{algorithm.title}'; "
                     "give each a label of its own"
                 )
             labels.add(label)
     _check_sensitivity(suite, at, root, where)
     _check_partial(suite, at, root, where)
+    _check_distillation(suite, at, root, where)
     if suite.splits is not None:
         _check_network(suite, "splits", at, root, where)
     for j, name in enumerate(suite.measure.corruptions):
         if name not in CORRUPTIONS:
             near = registry.did_you_mean(name, CORRUPTIONS)
-            line = _line(root, ("measure", "corruptions", j))
+            line = line_of(root, ("measure", "corruptions", j))
             raise SuiteError(
                 f"{where}, line {line}: unknown corruption '{name}'{near} (known: {', '.join(CORRUPTIONS)})"
             )
@@ -402,7 +410,7 @@ def _check_sensitivity(suite: Suite, at: Callable[..., Any], root: yaml.Node, wh
     if grid is None:
         return
     task = _check_network(suite, "sensitivity", at, root, where)
-    line = _line(root, ("sensitivity",))
+    line = line_of(root, ("sensitivity",))
     count = len(grid.optimizers) * len(grid.rates) * len(grid.schedules)
     if len(grid.settings(task.binarized)) < count:
         raise SuiteError(
@@ -416,14 +424,10 @@ def _check_network(suite: Suite, key: str, at: Callable[..., Any], root: yaml.No
     part = getattr(suite, key)
     task: Task = at((key, "task"), lambda: registry.get("tasks", part.task))
     at((key, "architecture"), lambda: registry.get("architectures", part.architecture))
-    networks = {
-        (entry.task, name)
-        for entry in suite.tasks
-        for name in (*(entry.architectures or registry.get("tasks", entry.task).architectures), *entry.on_request)
-    }
+    networks = {(entry.task, name) for entry in suite.tasks for name in _networks(entry)}
     if (part.task, part.architecture) not in networks:
         raise SuiteError(
-            f"{where}, line {_line(root, (key,))}: '{key}' is on task '{part.task}' with architecture "
+            f"{where}, line {line_of(root, (key,))}: '{key}' is on task '{part.task}' with architecture "
             f"'{part.architecture}', which the suite's tasks don't have; add it there, or choose one of "
             f"{', '.join(' with '.join(network) for network in sorted(networks))}"
         )
@@ -443,11 +447,41 @@ def _check_partial(suite: Suite, at: Callable[..., Any], root: yaml.Node, where:
         at(("tasks", i), partial(check_partial, task, full, binarized, suite.optimizer_state))
         if suite.method == "partial_pretraining":
             at(("share",), partial(split_budget, binarized.budget, suite.share))
-        names = (*(entry.architectures or task.architectures), *entry.on_request)
-        on_grid = grid is not None and (grid.task, grid.architecture) in {(task.name, name) for name in names}
-        if grid is not None and on_grid and grid_method == "partial_pretraining":
+        if grid is not None and _on_grid(grid, entry) and grid_method == "partial_pretraining":
             for own in grid.settings(binarized).values():
                 at(("sensitivity",), partial(check_partial, task, full, own, suite.optimizer_state))
+
+
+def _networks(entry: TaskEntry) -> tuple[str, ...]:
+    """The architectures of a task of a suite, those on request too."""
+    return (*(entry.architectures or registry.get("tasks", entry.task).architectures), *entry.on_request)
+
+
+def _on_grid(grid: Sensitivity, entry: TaskEntry) -> bool:
+    """Whether the network of the sensitivity grid is one of an entry's."""
+    return grid.task == entry.task and grid.architecture in _networks(entry)
+
+
+def _check_distillation(suite: Suite, at: Callable[..., Any], root: yaml.Node, where: str) -> None:
+    """Check that binarized networks which learn from full precision can do so."""
+    grid, curves = suite.sensitivity, suite.curves
+    for i, entry in enumerate(suite.tasks):
+        task: Task = registry.get("tasks", entry.task)
+        if recipe_for(entry, task, "full_precision").distillation is not None:
+            line = line_of(root, ("tasks", i, "full_precision", "distillation"))
+            raise SuiteError(f"{where}, line {line}: {IN_FULL_PRECISION}")
+        weights = recipe_for(entry, task, "binarized").distillation
+        if weights is None:
+            continue
+        place = ("tasks", i, "binarized", "distillation")
+        for name in _networks(entry):
+            at(place, partial(check_distillation, weights, task, registry.get("architectures", name)))
+        methods = {suite.method, *(curves.methods if curves else ())}
+        if grid is not None and _on_grid(grid, entry):
+            methods.add(grid.method or suite.method)
+        shares = {suite.share, *(curves.shares if curves else ())} if "partial_pretraining" in methods else set()
+        if "from_scratch" in methods or 0 in shares:
+            raise SuiteError(f"{where}, line {line_of(root, place)}: {WITHOUT_TEACHER}")
 
 
 def check_partial(task: Task, full: Recipe, binarized: Recipe, optimizer_state: Literal["reset", "keep"]) -> None:
@@ -472,31 +506,6 @@ def check_partial(task: Task, full: Recipe, binarized: Recipe, optimizer_state: 
         )
 
 
-def _explain(
-    error: ValidationError, root: yaml.Node, where: str, model: type[Any], prefix: tuple[str | int, ...] = ()
-) -> str:
-    first = error.errors()[0]
-    loc = (*prefix, *first["loc"])
-    key = ".".join(str(part) for part in loc)
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        near = registry.did_you_mean(str(loc[-1]), _known_keys(model, loc))
-        return f"{where}, line {_line(root, loc)}: unknown key '{key}'{near}"
-    if first["type"] == "missing":
-        return f"{where}, line {_line(root, loc)}: '{key}' is missing"
-    said = _IN_YAML.get(first["type"], first["msg"])
-    if first["type"] == "value_error" and isinstance(first["input"], dict):  # of a whole recipe: it is long
-        return f"{where}, line {_line(root, loc)}: '{key}': {said.removeprefix('Value error, ')}"
-    return f"{where}, line {_line(root, loc)}: '{key}' is {first['input']!r}: {said}"
-
-
-_IN_YAML = {
-    "tuple_type": "expected a list, such as [a, b]",
-    "dict_type": "expected a mapping, such as {key: value}",
-    "union_tag_not_found": "expected a 'name' in it, such as {name: adam, lr: 0.001}",
-}
-"""What pydantic says in Python's words, in YAML's."""
-
-
 _PARTS: dict[str, tuple[type[Any], ...]] = {
     "tasks": (TaskEntry,),
     "algorithms": (AlgorithmEntry,),
@@ -511,46 +520,8 @@ _PARTS: dict[str, tuple[type[Any], ...]] = {
 
 def _known_keys(model: type[Any], loc: Sequence[str | int]) -> Iterable[str]:
     """Keys that can stand at a place of a suite, or in a recipe: enough for a suggestion."""
-    parts: tuple[type[Any], ...] = (Recipe, SGD, Adam, Step, Cosine)
+    parts: tuple[type[Any], ...] = (Recipe, SGD, Adam, Step, Cosine, Distillation)
     if model is not Recipe:
         parts = _PARTS.get(str(loc[0]), (Suite,)) if len(loc) > 1 else (Suite,)
     for part in parts:
         yield from getattr(part, "model_fields", None) or getattr(part, "__dataclass_fields__", {})
-
-
-def _child(node: yaml.Node, part: str | int) -> tuple[yaml.Node, int] | None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if key.value == str(part):
-                return value, key.start_mark.line + 1
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return node.value[part], node.value[part].start_mark.line + 1
-    return None
-
-
-def _line(root: yaml.Node, loc: Iterable[str | int]) -> int:
-    """The line of the deepest part of a location that the file has."""
-    node, line = root, root.start_mark.line + 1
-    for part in loc:
-        child = _child(node, part)
-        if child is not None:
-            node, line = child
-    return line
-
-
-def _refuse_duplicates(node: yaml.Node, where: str, visited: set[yaml.Node] | None = None) -> None:
-    visited = set() if visited is None else visited
-    if node in visited:  # an alias, which can even be its own part
-        return
-    visited.add(node)
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise SuiteError(f"{where}, line {line}: '{key.value}' is already given in line {seen[key.value]}")
-            seen[key.value] = line
-            _refuse_duplicates(value, where, visited)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_duplicates(value, where, visited)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import functools
 import os
@@ -10,7 +11,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -154,7 +155,8 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
             optimizer_start = _optimizer_of(store, config.parent)
     model = full_precision_model(config, task=task, architecture=architecture, data=data, start=start)
     before = {"load": time.perf_counter() - began}
-    notes = (*data.notes, *_origin(config, model, store))
+    notes = (*data.notes, *_origin(config, model, store), *_distilled(config))
+    teacher = None if config.known_recipe.distillation is None else copy.deepcopy(model)
     if config.operator is not None:
         began = time.perf_counter()
         model = convert(config, model, task)
@@ -193,6 +195,7 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
             checkpoint_seconds=settings.checkpoint_seconds,
             layers=settings.layers,
             optimizer_start=optimizer_start,
+            teacher=teacher,
             on_progress=on_progress,
         )
     except Diverged as error:
@@ -210,6 +213,9 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
     tracks = settings.tracks if config.main else ()
     taken = _measure(run, tracks)
     trained.state.phases["measure"] = time.perf_counter() - began
+    if config.main and task.pictures is not None:
+        with torch.no_grad():
+            store.write_pictures(config.id, task.pictures(trained.model.eval(), data))
     store.write_predictions(config.id, trained.evaluation.per_sample)
     weights = store.weights(config.id)
     save_weights(weights, trained.model)
@@ -306,6 +312,16 @@ def _origin(config: RunConfig, model: nn.Module, store: Store) -> tuple[str, ...
         "from scratch" if first.checkpoint is None else f"from pretrained weights (SHA-256 {first.checkpoint[:10]}...)"
     )
     return (f"{config.architecture} on {config.task} started {how}",)
+
+
+def _distilled(config: RunConfig) -> tuple[str, ...]:
+    """Of a network that learns from full precision beside the labels: that it does, and with which weights."""
+    weights = config.known_recipe.distillation
+    if weights is None:
+        return ()
+    listed = ", ".join(f"{term.name} {getattr(weights, term.name):g}" for term in fields(weights))
+    network = f"binarized {config.architecture} on {config.task}"
+    return (f"{network} learned from full precision too (distillation: {listed})",)
 
 
 def _weights_of(store: Store, run_id: str) -> Path:

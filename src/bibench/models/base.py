@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["Architecture", "Family"]
+__all__ = ["Architecture", "DistillationPoints", "Family"]
 
 Family = Literal["cnns", "transformers", "mlps"]
 
@@ -34,3 +34,20 @@ class Architecture:
     modality: str
     build: Callable[[tuple[int, ...], Any], nn.Module]
     source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationPoints:
+    """Where a network computes what a binarized one can learn from it beside its outputs.
+
+    A network that has some returns them by a method ``distillation_points()``, also once it is binarized.
+
+    Args:
+        hidden: modules that return hidden states ``(batch, length, width)``, in the order in which they are called.
+        attention: modules that are called with query, key and value ``(batch, heads, length, features)``.
+        present: ``present(input)`` returns bool ``(batch, length)``: where there is a token, and not padding.
+    """
+
+    hidden: tuple[nn.Module, ...]
+    attention: tuple[nn.Module, ...]
+    present: Callable[[Tensor], Tensor]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bibench.algorithms import Algorithm
-from bibench.models.base import Architecture
+from bibench.models.base import Architecture, DistillationPoints
 from bibench.nn.attention import BiAttention
 
 __all__ = ["POSITIONS", "VOCABULARY", "Attention", "Bert", "bert_base", "bert_tiny4", "bert_tiny6"]
@@ -208,6 +208,15 @@ class Bert(nn.Module):
         """One row of outputs a sample."""
         outputs: Tensor = self.classifier(self.dropout(self.bert(tokens)))
         return outputs
+
+    def distillation_points(self) -> DistillationPoints:
+        """The embeddings and every layer, and the attention in each."""
+        layers: Any = self.bert.encoder["layer"]
+        return DistillationPoints(
+            hidden=(self.bert.embeddings, *layers),
+            attention=tuple(layer.attention["self"].attention for layer in layers),
+            present=lambda tokens: tokens[:, 2] > 0,
+        )
 
     def load_pretrained(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over a pretrained encoder: the weights of a Hugging Face ``BertModel`` or of a model around one.

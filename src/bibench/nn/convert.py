@@ -170,6 +170,7 @@ def binarize(
     example: Any = None,
     inplace: bool = False,
     shortcuts: bool = False,
+    heads: bool = False,
     padding_value: PaddingValue = 0,
 ) -> _M:
     """Binarize a model: its convolutions and linear layers compute with two-valued weights and activations.
@@ -178,6 +179,8 @@ def binarize(
     precision. "First" and "last" are in execution order on ``example``, for each input and each output; without an
     example, in registration order, and shortcuts are known by the names ``downsample`` and ``shortcut``. ReLU and ReLU6
     modules become Hardtanh (except for PACT) in the smallest part of the model that holds all binarized layers.
+    A model may name parts that are no backbone, such as a detector's predictors, in an attribute ``head_names`` (of
+    submodules); they stay as they are.
     A module with a method ``binarized_counterpart(algorithm)`` is replaced by the module that it returns.
     Latent weights are the model's own; every new parameter exists when this returns, so build the optimizer after it.
 
@@ -191,6 +194,7 @@ def binarize(
         inplace: change ``model`` itself and share its parameters, instead of a deep copy. A model that is itself one
             layer is returned as a new module that shares its parameters.
         shortcuts: binarize 1x1 projection shortcuts too, as the paper's complexity figures do.
+        heads: binarize the parts that the model names as its heads too, by the same rules as the rest.
         padding_value: what binarized convolutions with zero padding pad their operand with, see `BinaryConv1d`.
 
     Returns:
@@ -218,7 +222,7 @@ def binarize(
         model = copy.deepcopy(model)
     candidates = _candidates(model)
     seen = trace(model, example, candidates) if example is not None else None
-    decide = _decisions(model, candidates, seen, shortcuts=shortcuts)
+    decide = _decisions(model, candidates, seen, shortcuts=shortcuts, heads=heads)
     decisions: dict[str, LayerSummary] = {}
     for name, module in candidates.items():
         obstacle = _obstacle(model, name, module)
@@ -255,7 +259,9 @@ def binarize(
     if chosen.relu == "hardtanh":
         prefix = _common_parent(names)
         for name, module in _modules(model).items():
-            if type(module) in _RELUS and (not prefix or name.startswith(prefix + ".")):
+            if type(module) not in _RELUS or (prefix and not name.startswith(prefix + ".")):
+                continue
+            if heads or not _head_of(model, name):
                 new[id(module)] = nn.Hardtanh().train(module.training)
                 decisions[name] = LayerSummary(
                     name=name,
@@ -336,7 +342,7 @@ def summary(model: nn.Module) -> Summary:
     return Summary(tuple(layers))
 
 
-def default_filter(model: nn.Module, example: Any = None, *, shortcuts: bool = False) -> Filter:
+def default_filter(model: nn.Module, example: Any = None, *, shortcuts: bool = False, heads: bool = False) -> Filter:
     """The choice that `binarize` makes by default, as a filter to build one's own on.
 
     >>> import torch.nn as nn, bibench
@@ -348,7 +354,7 @@ def default_filter(model: nn.Module, example: Any = None, *, shortcuts: bool = F
     """
     candidates = _candidates(model)
     seen = trace(model, example, candidates) if example is not None else None
-    kept = _decisions(model, candidates, seen, shortcuts=shortcuts)
+    kept = _decisions(model, candidates, seen, shortcuts=shortcuts, heads=heads)
     return lambda name, layer: name in candidates and name not in kept
 
 
@@ -401,8 +407,14 @@ def _others(model: nn.Module) -> dict[str, LayerSummary]:
     return found
 
 
+def _head_of(model: nn.Module, name: str) -> str:
+    """The part among those that the model names as its heads which a module lies in; empty: none."""
+    heads: Iterable[str] = getattr(model, "head_names", ())
+    return next((head for head in heads if name == head or name.startswith(head + ".")), "")
+
+
 def _decisions(
-    model: nn.Module, candidates: dict[str, nn.Module], seen: Trace | None, *, shortcuts: bool
+    model: nn.Module, candidates: dict[str, nn.Module], seen: Trace | None, *, shortcuts: bool, heads: bool
 ) -> dict[str, str]:
     """Why a layer stays in full precision by default; layers that are not in the result are binarized."""
     if seen is None:
@@ -419,7 +431,10 @@ def _decisions(
         how = "on the example"
     reasons: dict[str, str] = {}
     for name in candidates:
-        if name in first and name in last:
+        head = "" if heads else _head_of(model, name)
+        if head:
+            reasons[name] = f"in '{head}', one of the model's heads"
+        elif name in first and name in last:
             reasons[name] = f"first and last layer {how}"
         elif name in first:
             reasons[name] = f"first layer {how}"

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 from bibench.recipes.schedules import Cosine, Schedule
 
-__all__ = ["SGD", "Adam", "Optimizer", "Recipe", "split_budget"]
+__all__ = ["SGD", "Adam", "Distillation", "Optimizer", "Recipe", "split_budget"]
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -45,6 +45,42 @@ Optimizer = Annotated[SGD | Adam, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """What a binarized network learns from full precision: weights of the terms of its loss.
+
+    `bibench.training.distillation` has the terms. BiBERT's published code has ``labels=0.5``, ``logits=1/classes``,
+    ``hidden=1`` and ``similarity=1``.
+
+    Args:
+        labels: of the task's own loss.
+        logits: of the outputs, for any network.
+        hidden: of the hidden states, where the network shows them (BERT).
+        similarity: of the similarities among queries, among keys and among values, where it shows them.
+
+    Raises:
+        ValueError: nothing is learned from full precision.
+
+    >>> Distillation(hidden=1.0, similarity=1.0)
+    Distillation(labels=1.0, logits=1.0, hidden=1.0, similarity=1.0)
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    labels: _NonNegative = 1.0
+    logits: _NonNegative = 1.0
+    hidden: _NonNegative = 0.0
+    similarity: _NonNegative = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.logits or self.inside):
+            raise ValueError("logits, hidden and similarity are all 0: give one of them a weight, or no distillation")
+
+    @property
+    def inside(self) -> bool:
+        """Whether the network has to show what it computes on the way to its outputs."""
+        return self.hidden > 0 or self.similarity > 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Optimizer, schedule and budget of one training.
 
@@ -63,6 +99,7 @@ class Recipe:
         latent_clip: latent weights of binarized layers are clamped to ``[-latent_clip, latent_clip]`` after each
             step (Courbariaux et al., 2016, algorithm 1, has 1), or None.
         decay_scales: whether weight decay also acts on the thresholds and scales of binarized layers.
+        distillation: what a binarized network also learns from the full-precision one that it starts from, or None.
 
     >>> Recipe(optimizer=SGD(lr=0.1), epochs=200, batch_size=128).learning_rate(0.5)
     0.05
@@ -79,6 +116,7 @@ class Recipe:
     gradient_clip: _Positive | None = None
     latent_clip: _Positive | None = None
     decay_scales: bool = False
+    distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):

@@ -1,5 +1,6 @@
 """Typed result records: what ran, what came out, how long it took. Plain JSON with a schema version."""
 
+from bibench.records.pictures import StoredPair, StoredPicture, StoredPictures
 from bibench.records.record import (
     SCHEMA_VERSION,
     Absence,
@@ -24,5 +25,8 @@ __all__ = [
     "RunConfig",
     "Score",
     "Status",
+    "StoredPair",
+    "StoredPicture",
+    "StoredPictures",
     "read_record",
 ]

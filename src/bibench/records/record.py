@@ -30,10 +30,10 @@ LARGEST = 1e100
 
 Method = Literal["full_precision", "checkpoint", "fine_tune", "from_scratch", "partial_pretraining", "published"]
 
-_ADDED: dict[str, Any] = {"devices": 1, "optimizer_state": "reset"}
+_ADDED: dict[str, Any] = {"devices": 1, "optimizer_state": "reset", "heads": False}
 """Fields that came later count in a run's identity where they differ from this, so that earlier runs keep theirs."""
 
-_ADDED_TO_RECIPES: dict[str, Any] = {"steps": None}
+_ADDED_TO_RECIPES: dict[str, Any] = {"steps": None, "distillation": None}
 
 _DESCRIPTIVE = {"family", "metric", "group", "main", "setting", "point", "share"}
 """Fields of a run that are not part of its identity."""
@@ -113,6 +113,7 @@ class RunConfig(_Frozen):
             ``"checkpoint"``), or pretrained ones (method ``"full_precision"``).
         task_version: version of the task's definition.
         shortcuts: whether 1x1 projection shortcuts are binarized too.
+        heads: whether the parts that a model names as its heads are binarized too.
         padding_value: what a binarized convolution pads with.
         devices: processes that share each batch; batch statistics are taken on each one's part.
         optimizer_state: ``"keep"``: a binarized run starts from the optimizer's state at the end of its parent, which
@@ -137,6 +138,7 @@ class RunConfig(_Frozen):
     checkpoint: str | None = None
     task_version: int = 1
     shortcuts: bool = False
+    heads: bool = False
     padding_value: Literal[-1, 0, 1] = 0
     devices: Annotated[int, Field(ge=1)] = 1
     optimizer_state: Literal["reset", "keep"] = "reset"

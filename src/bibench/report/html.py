@@ -11,7 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bibench.files import write_text
-from bibench.records import Record, Results, Score
+from bibench.records import Record, Results, Score, StoredPictures
+from bibench.report.pictures import PicturesOf, shown_samples
 from bibench.report.plots import Epochs, accuracy_plot, learning_curves, sensitivity_plot, severity_plot
 from bibench.report.summary import (
     Card,
@@ -59,8 +60,18 @@ class Meta:
     command: str | None = None
 
 
+def _no_pictures(run_id: str) -> StoredPictures:
+    return StoredPictures()
+
+
 def write_report(
-    path: Path, results: Results, scores: Sequence[Score], found: Sequence[Comparison], epochs: Epochs, meta: Meta
+    path: Path,
+    results: Results,
+    scores: Sequence[Score],
+    found: Sequence[Comparison],
+    epochs: Epochs,
+    meta: Meta,
+    pictures: PicturesOf = _no_pictures,
 ) -> None:
     """Write a self-contained HTML page: what ran, every score, plots, comparisons and failures.
 
@@ -73,18 +84,26 @@ def write_report(
         found: of the same results, from :func:`bibench.tracks.comparisons.comparisons`.
         epochs: from the identity of a run to the rows of its epochs, an empty list where there are none.
         meta: what records don't say.
+        pictures: from the identity of a run to what it made of a few test samples.
 
     Raises:
         OSError: the file cannot be written; an older report stays as it was.
 
     >>> write_report(Path("report.html"), results, scores, found, store.epochs,
-    ...              Meta(suite="quick", tracks=tracks))  # doctest: +SKIP
+    ...              Meta(suite="quick", tracks=tracks), store.pictures)  # doctest: +SKIP
     """
-    page = _page(results, scores, found, epochs, meta)
+    page = _page(results, scores, found, epochs, meta, pictures)
     write_text(path, page)
 
 
-def _page(results: Results, scores: Sequence[Score], found: Sequence[Comparison], epochs: Epochs, meta: Meta) -> str:
+def _page(
+    results: Results,
+    scores: Sequence[Score],
+    found: Sequence[Comparison],
+    epochs: Epochs,
+    meta: Meta,
+    pictures: PicturesOf,
+) -> str:
     environment = Environment(
         loader=PackageLoader("bibench.report", "."),
         autoescape=True,
@@ -101,7 +120,7 @@ def _page(results: Results, scores: Sequence[Score], found: Sequence[Comparison]
         facts=_facts(results, records),
         notes=sorted({note for record in records for note in record.notes}),
         single_seed=max((table.seeds for table in tables), default=0) == 1,
-        tasks=[(table, _plots(results, table, epochs)) for table in tables],
+        tasks=[(table, _plots(results, table, epochs), shown_samples(results, table, pictures)) for table in tables],
         sections=[_Section(track, cards.get(track.name), **_details(track.name, results)) for track in meta.tracks],
         best=ties(found),
         pairs=[pair for pair in found if not pair.distinguishable],

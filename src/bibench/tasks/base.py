@@ -15,9 +15,23 @@ from torch import Tensor, nn
 from bibench.recipes import Recipe
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from bibench.tasks.preprocessing import Preprocessing
 
-__all__ = ["Batch", "Corrupted", "Data", "DataError", "Evaluation", "Metric", "Split", "Task"]
+__all__ = [
+    "PICTURE_SIDE",
+    "Batch",
+    "Corrupted",
+    "Data",
+    "DataError",
+    "Evaluation",
+    "Metric",
+    "Picture",
+    "PicturePair",
+    "Split",
+    "Task",
+]
 
 Batch = Any
 """Whatever a task's loss and evaluation take: for images ``(inputs, labels)``."""
@@ -103,6 +117,33 @@ class Evaluation:
     per_sample: npt.NDArray[np.float32]
 
 
+PICTURE_SIDE = 320
+"""Most pixels along a side of a picture that a run keeps."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """An image for a report, and in words what it shows, for those who don't see it."""
+
+    image: Image.Image
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturePair:
+    """A test sample as a report shows it.
+
+    Args:
+        title: which sample it is, such as ``"test image 12"``.
+        truth: what is right.
+        found: what a network made of it.
+    """
+
+    title: str
+    truth: Picture
+    found: Picture
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """One learning task.
@@ -116,6 +157,8 @@ class Task:
             allows a part of the data set, which is then noted; otherwise a part is an error.
         input_shape: shape of one sample, without the batch.
         make_example: returns a model input of batch size 2, where standard normal values are none (indices).
+        make_batch: ``make_batch(count)`` returns a batch of made-up samples that the loss takes, to time a step on;
+            None: any loss of the model's output on the example will do.
         loss: ``loss(model, batch)`` returns the mean loss over the batch.
         evaluate: ``evaluate(model, batches)`` returns figures; the model is in evaluation mode, without gradients.
         metric: the score.
@@ -126,6 +169,8 @@ class Task:
         source: the data set's reference.
         preprocessing: how an original image becomes what `evaluate` sees; None: inputs are no images.
         labels: names of the outputs; empty where there are none, or only the data have them.
+        pictures: ``pictures(model, data)`` shows what a network does with a few test samples, the same ones for every
+            network; the model is in evaluation mode, without gradients. None: there is nothing to see.
 
     Raises:
         DataError: by ``load``, when files are missing or corrupt.
@@ -146,10 +191,12 @@ class Task:
     training_samples: int | None = None
     outputs: int | tuple[int, ...] | None = None
     make_example: Callable[[], Tensor] | None = None
+    make_batch: Callable[[int], Batch] | None = None
     group: str = ""
     source: str = field(default="")
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
+    pictures: Callable[[nn.Module, Data], list[PicturePair]] | None = None
 
     def example(self) -> Tensor:
         """A model input of batch size 2 with the task's shape, for tracing: standard normal, or the task's own."""

@@ -34,7 +34,10 @@ _PAPER = "the paper has 8 settings (SGD and Adam, 1x and 0.1x, cosine and step) 
 
 
 def _measure(run: FinishedRun) -> list[Figure]:
-    """Time and peak memory of a training step, in turns with full precision, both with the binarized run's recipe."""
+    """Time and peak memory of a training step, in turns with full precision, both with the binarized run's recipe.
+
+    Where that has distillation, the binarized step includes the teacher's part.
+    """
     if run.config.operator is None:
         return []
     recipe = run.config.known_recipe

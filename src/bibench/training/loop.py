@@ -25,6 +25,7 @@ from bibench.records import RunConfig
 from bibench.records.record import LARGEST
 from bibench.tasks.base import Batch, Data, Evaluation, Task
 from bibench.training.checkpoint import CheckpointError, State, load_optimizer, load_state, save_state, start_again
+from bibench.training.distillation import distilled_loss
 from bibench.training.seeds import derive_seed
 
 __all__ = ["Diverged", "Trained", "evaluate", "steps_an_epoch", "train"]
@@ -70,7 +71,16 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, lr=chosen.lr, betas=chosen.betas)
 
 
-def optimize(fabric: Fabric, network: Any, optimizer: Any, batch: Batch, *, task: Task, recipe: Recipe) -> Tensor:
+def optimize(
+    fabric: Fabric,
+    network: Any,
+    optimizer: Any,
+    batch: Batch,
+    *,
+    task: Task,
+    recipe: Recipe,
+    teacher: nn.Module | None = None,
+) -> Tensor:
     """One step of the optimizer on a batch, and what the recipe asks for around it.
 
     Args:
@@ -78,13 +88,17 @@ def optimize(fabric: Fabric, network: Any, optimizer: Any, batch: Batch, *, task
         network, optimizer: as ``fabric.setup`` returns them; the network is in training mode.
         batch: on the device.
         task: whose loss.
-        recipe: bounds of the gradient and of the latent weights; the learning rate is the optimizer's.
+        recipe: distillation, bounds of the gradient and of the latent weights; the learning rate is the optimizer's.
+        teacher: for distillation, in evaluation mode on the device.
 
     Returns:
         The loss before the step, detached, without the terms that the rules add.
     """
     optimizer.zero_grad()
-    loss = task.loss(network, batch)
+    if recipe.distillation is None:
+        loss = task.loss(network, batch)
+    else:
+        loss = distilled_loss(fabric, network, teacher, batch, task=task, weights=recipe.distillation)
     extra = penalty(network.module)
     fabric.backward(loss if extra is None else loss + extra)
     if recipe.gradient_clip is not None:
@@ -123,6 +137,7 @@ def train(
     checkpoint_seconds: float = 10.0,
     layers: bool = False,
     optimizer_start: Path | None = None,
+    teacher: nn.Module | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> Trained:
     """Train a model as its run says, going on from the folder's checkpoint if there is one.
@@ -140,15 +155,18 @@ def train(
         checkpoint_seconds: at the end of an epoch, write a checkpoint if the last one is at least this old.
         layers: record flip rate, sign balance and dead weights of every binarized layer after each epoch.
         optimizer_start: a state of the optimizer to start from, see `bibench.training.checkpoint.load_optimizer`.
+        teacher: what the model learns from where the recipe has distillation: the full-precision network that it
+            started from. It is moved to the device, in evaluation mode, and otherwise stays as it is.
         on_progress: called with the share of the run's steps that are done, before the first step and after each;
             not called where the run has several devices.
 
     Raises:
         Diverged: the loss, a weight or a figure on the test split is not finite, or the loss is above `DIVERGED`.
         CheckpointError: the folder's checkpoint can't be used.
+        ValueError: distillation without a teacher, or of what the model doesn't show.
     """
     precision = config.known_recipe.precision
-    job = _Job(config, model, task, data, folder, checkpoint_seconds, layers, optimizer_start)
+    job = _Job(config, model, task, data, folder, checkpoint_seconds, layers, optimizer_start, teacher)
     if config.devices == 1:
         return _train(Fabric(accelerator=device, devices=1, precision=precision), job, on_progress)
     if config.known_recipe.batch_size % config.devices:
@@ -179,6 +197,7 @@ class _Job:
     checkpoint_seconds: float
     layers: bool
     optimizer_start: Path | None
+    teacher: nn.Module | None
 
 
 def _train_part(fabric: Fabric, *, job: _Job, threads: int) -> str | None:
@@ -218,6 +237,7 @@ def _train(fabric: Fabric, job: _Job, on_progress: Callable[[float], None]) -> T
     recipe = config.known_recipe
     plain_optimizer = make_optimizer(model, recipe)
     network, optimizer = fabric.setup(model, plain_optimizer)
+    teacher = None if job.teacher is None else fabric.to_device(job.teacher.eval())
     resumed = load_state(folder, config.id, model, plain_optimizer)
     if resumed is None and job.optimizer_start is not None:
         load_optimizer(job.optimizer_start, model, plain_optimizer)
@@ -257,7 +277,8 @@ def _train(fabric: Fabric, job: _Job, on_progress: Callable[[float], None]) -> T
                 done = epoch * steps + step
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.learning_rate(done / total_steps)
-                total += optimize(fabric, network, optimizer, _part(fabric, batch), task=task, recipe=recipe)
+                own = _part(fabric, batch)
+                total += optimize(fabric, network, optimizer, own, task=task, recipe=recipe, teacher=teacher)
                 on_progress((done + 1) / total_steps)
             mean_loss = _mean(fabric, total) / count
             _check(model, mean_loss, state)

@@ -70,6 +70,7 @@ def convert(config: RunConfig, model: nn.Module, task: Task) -> nn.Module:
             example=task.example(),
             inplace=True,
             shortcuts=config.shortcuts,
+            heads=config.heads,
             padding_value=config.padding_value,
         )
     return model

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -34,6 +35,7 @@ def iteration_times(
     task: Task,
     data: Data,
     recipes: Mapping[str, Recipe],
+    teachers: Mapping[str, nn.Module] = MappingProxyType({}),
     device: str | torch.device = "cpu",
     epochs: int = 5,
     skip: int = 3,
@@ -56,6 +58,7 @@ def iteration_times(
         task: whose loss is minimised.
         data: whose training split is read.
         recipes: optimizer, precision, bounds and batch size, for each model's name. Their budgets aren't used.
+        teachers: full-precision networks, for those whose recipe has distillation.
         device: ``"cpu"`` or ``"cuda"``.
         epochs: times of each candidate.
         skip: batches at the start of each epoch that train and aren't timed.
@@ -99,7 +102,10 @@ def iteration_times(
             )
         counts[name] = found - skip if most is None else min(most, found - skip)
     where = _resolved(device)
-    steps = {name: TrainingStep(model, task=task, recipe=recipes[name], device=where) for name, model in models.items()}
+    steps = {
+        name: TrainingStep(model, task=task, recipe=recipes[name], device=where, teacher=teachers.get(name))
+        for name, model in models.items()
+    }
     order = list(models)
     times: dict[str, list[float]] = {name: [] for name in order}
     with _undisturbed(where):

@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -197,6 +197,7 @@ class TrainingStep:
         recipe: optimizer, precision and bounds. Its batch size isn't used.
         device: ``"cpu"`` or ``"cuda"``.
         compiled: compile the copy with ``torch.compile``.
+        teacher: the full-precision network to learn from; needed, and copied, only where the recipe has distillation.
 
     Raises:
         ValueError: a batch without samples, or a device that is neither a CPU nor CUDA.
@@ -218,6 +219,7 @@ class TrainingStep:
         recipe: Recipe,
         device: str | torch.device = "cpu",
         compiled: bool = False,
+        teacher: nn.Module | None = None,
     ) -> None:
         leaves = tree_leaves(batch)
         if not leaves or any(isinstance(leaf, Tensor) and leaf.numel() == 0 for leaf in leaves):
@@ -234,6 +236,9 @@ class TrainingStep:
         for group in self._plain_optimizer.param_groups:
             group["lr"] = recipe.learning_rate(0.0)
         devices = 1 if self.device.index is None else [self.device.index]
+        self._teacher: nn.Module | None = None
+        if teacher is not None and recipe.distillation is not None:
+            self._teacher = copy.deepcopy(teacher).to(self.device).eval()
         self._fabric = Fabric(accelerator=self.device.type, devices=devices, precision=recipe.precision)
         self._network, self._optimizer = self._fabric.setup(self.model, self._plain_optimizer)
         self.release_gradients()
@@ -250,16 +255,30 @@ class TrainingStep:
 
     def take(self, batch: Batch) -> None:
         """Take the step on this batch, which is on the device."""
-        optimize(self._fabric, self._network, self._optimizer, batch, task=self._task, recipe=self._recipe)
+        optimize(
+            self._fabric,
+            self._network,
+            self._optimizer,
+            batch,
+            task=self._task,
+            recipe=self._recipe,
+            teacher=self._teacher,
+        )
 
     def release_gradients(self) -> None:
         """Set all gradients to None, as every step does at its start."""
         self.model.zero_grad(set_to_none=True)
 
     def held_bytes(self) -> int:
-        """Bytes on the device that outlast a step: parameters, buffers, optimizer state and batch, each tensor once."""
+        """Bytes on the device that outlast a step: parameters, buffers, optimizer state and batch, each tensor once.
+
+        A teacher's parameters and buffers count too.
+        """
         state = self._plain_optimizer.state.values()
-        tensors = [*self.model.parameters(), *self.model.buffers(), *tree_leaves([list(state), self.batch])]
+        tensors = tree_leaves([list(state), self.batch])
+        for network in (self.model, self._teacher):
+            if network is not None:
+                tensors += [*network.parameters(), *network.buffers()]
         sizes = {
             tensor.data_ptr(): tensor.numel() * tensor.element_size()
             for tensor in tensors
@@ -395,7 +414,7 @@ def compare_training(
         task, batch: for both.
         recipe: of the binarized model.
         partner_recipe: of the full-precision one, where it isn't the same. Another optimizer or precision is then part
-            of what the ratio tells.
+            of what the ratio tells. In distillation the partner is the teacher, and learns without.
         device: ``"cpu"`` or ``"cuda"``.
         repeats: times taken of each.
 
@@ -413,10 +432,13 @@ def compare_training(
     (3, True)
     """
 
-    def step_of(network: nn.Module, own: Recipe) -> TrainingStep:
-        return TrainingStep(network, task=task, batch=batch, recipe=own, device=device)
+    def step_of(network: nn.Module, own: Recipe, teacher: nn.Module | None = None) -> TrainingStep:
+        return TrainingStep(network, task=task, batch=batch, recipe=own, device=device, teacher=teacher)
 
-    steps = {"full precision": step_of(partner, partner_recipe or recipe), "binarized": step_of(model, recipe)}
+    steps = {
+        "full precision": step_of(partner, replace(partner_recipe or recipe, distillation=None)),
+        "binarized": step_of(model, recipe, teacher=partner),
+    }
     times = measure_steps(steps, repeats=repeats, device=device)
     percent = ratio(times["full precision"], times["binarized"])
     return Consumption(
