@@ -1,11 +1,14 @@
-"""What augmented batches from memory cost: training steps over them against the same steps on one fixed batch.
+"""What loaded and augmented batches cost: training steps over them against the same steps on one fixed batch.
 
-Both are measured in one run, step by step in turns, so that a busy machine slows both. A repeat's figure is the ratio
-of its median steps. Without ``--data`` the images are random
-bytes in CIFAR-10's shape; they cost the same. Other tasks need their files, or a part of them.
+Batches from memory: both are measured in one run, step by step in turns, so that a busy machine slows both. A repeat's
+figure is the ratio of its median steps. Batches that worker processes read from files: in turns of all steps of a
+repeat, since workers would go on reading while the fixed batch has its turn; the figure is the ratio of the whole
+times, without the first step, in which the workers start. Without ``--data`` the images are random bytes in CIFAR-10's
+shape; they cost the same. Other tasks need their files, or a part of them.
 
     python benchmarks/input_pipeline.py [--data DIR] [--architecture resnet20] [--steps 10] [--repeats 9]
     python benchmarks/input_pipeline.py --task speech_commands --data DIR --batch-size 96
+    python benchmarks/input_pipeline.py --task voc07 --data DIR --batch-size 8 [--workers 2]
 """
 
 import argparse
@@ -13,7 +16,9 @@ import itertools
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +27,9 @@ from torch import nn
 from bibench import registry
 from bibench.tasks.base import Batch, Split, Task
 from bibench.tasks.classification import ImagesInMemory
+
+Times = tuple[float, ...]
+"""Seconds a step on loaded batches and on the fixed one."""
 
 
 def random_images(samples: int = 50_000) -> ImagesInMemory:
@@ -50,6 +58,23 @@ def seconds(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, batc
     return time.perf_counter() - start
 
 
+def by_steps(timed: Callable[[Iterator[Batch]], float], loaded: Iterator[Batch], fixed: Batch, steps: int) -> Times:
+    """The median step on each, step by step in turns."""
+    single = itertools.repeat(fixed)
+    spent = [(timed(loaded), timed(single)) for _ in range(steps)]
+    return tuple(statistics.median(column) for column in zip(*spent, strict=True))
+
+
+def by_blocks(timed: Callable[[Iterator[Batch]], float], loaded: Generator[Batch], fixed: Batch, steps: int) -> Times:
+    """The mean step on each, all steps on loaded batches before those on the fixed one, without the first of each."""
+    means = []
+    for batches in (loaded, itertools.repeat(fixed)):
+        timed(batches)
+        means.append(statistics.mean(timed(batches) for _ in range(steps - 1)))
+        loaded.close()  # ends the workers
+    return means[0], means[1]
+
+
 def processor() -> str:
     """The processor's name."""
     info = Path("/proc/cpuinfo")
@@ -68,6 +93,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="training steps a measurement")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument(
+        "--workers", type=int, help="processes that read files, where the task's own number isn't meant"
+    )
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
 
@@ -77,6 +105,8 @@ def main() -> None:
     if options.data:
         data = task.load(options.data, True)
         split, outputs = data.train, data.outputs
+        if options.workers is not None:
+            split = replace(split, workers=options.workers)
     elif options.task == "cifar10":
         split, outputs = random_images(), 10
     else:
@@ -91,23 +121,19 @@ def main() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     fixed = next(iter(split.batches(options.batch_size, device=device)))
 
+    workers = getattr(split, "workers", 0)
+    measure = by_blocks if workers else by_steps
     ratios, times = [], []
     for repeat in range(-1, options.repeats):
-        memory = split.batches(options.batch_size, device=device, seed=repeat + 1)
-        single = itertools.repeat(fixed)
-        # Step by step in turns: what else the machine does then slows both alike.
-        spent = [
-            (seconds(task, model, optimizer, memory), seconds(task, model, optimizer, single))
-            for _ in range(options.steps)
-        ]
+        loaded = split.batches(options.batch_size, device=device, seed=repeat + 1)
+        augmented, repeated = measure(partial(seconds, task, model, optimizer), loaded, fixed, options.steps)
         if repeat >= 0:  # the first was to warm up
-            augmented, repeated = (statistics.median(column) for column in zip(*spent, strict=True))
             ratios.append(augmented / repeated)
             times.append(1000 * repeated)
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     print(f"{options.architecture}, batch {options.batch_size}, {options.steps} steps, {options.repeats} repeats")
-    print(f"machine: {name}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"machine: {name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {workers} workers")
     print(f"step on one fixed batch: median {statistics.median(times):.1f} ms ({min(times):.1f}..{max(times):.1f})")
     print(f"augmented / fixed: median {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})")
 

@@ -162,18 +162,11 @@ def _shared_lines(runs: Sequence[RunConfig]) -> Iterator[str]:
 def _awaited_lines(suite: Suite) -> Iterator[str]:
     if not suite.awaiting:
         return
-    each = len(suite.seeds) * (len(suite.algorithms) + 1)
-    total = sum(len(entry.architectures) for entry in suite.awaiting if entry.track is None) * each
-    tracks = dict.fromkeys(entry.track for entry in suite.awaiting if entry.track is not None)
-    figures = f", and what {' and '.join(tracks)} measures" if tracks else ""
-    yield f"  awaiting:   {counted(total, 'run')} of tasks that are not built yet{figures}"
+    tracks = dict.fromkeys(entry.track for entry in suite.awaiting)
+    yield f"  awaiting:   what {' and '.join(tracks)} measures"
     for entry in suite.awaiting:
         where = f" ({entry.title})" if entry.title else ""
-        names = ", ".join(entry.architectures)
-        if entry.track is None:
-            yield f"    {entry.task}: {names}, {counted(len(entry.architectures) * each, 'run')}{where}"
-        else:
-            yield f"    {entry.track}: {names} on {entry.task}, of the runs above{where}"
+        yield f"    {entry.track}: {', '.join(entry.architectures)} on {entry.task}, of the runs above{where}"
 
 
 def _say_cost(runs: Sequence[RunConfig]) -> None:

@@ -46,7 +46,7 @@ def _size(name: str, input_shape: tuple[int, ...], least: int) -> tuple[int, int
     return channels, height, width
 
 
-def _initialise(model: nn.Module) -> nn.Module:
+def initialise(model: nn.Module) -> nn.Module:
     """Draw convolutions from N(0, 2/fan_out) (He et al., 2015), biases 0, as torchvision's ResNet and VGG do."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -87,7 +87,7 @@ def _torchvision_resnet(
         model.maxpool = nn.Identity()
     elif channels != 3:
         model.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-    return _initialise(model)
+    return initialise(model)
 
 
 def _resnet18(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
@@ -115,7 +115,7 @@ def _stage(block: type[BasicBlock], inputs: int, outputs: int, blocks: int, stri
 
 def _cifar_resnet(name: str, input_shape: tuple[int, ...], outputs: int, block: type[BasicBlock]) -> nn.Module:
     channels, _, _ = _size(name, input_shape, 4)
-    return _initialise(
+    return initialise(
         nn.Sequential(
             OrderedDict[str, nn.Module](
                 conv1=_conv3x3(channels, 16),
@@ -151,7 +151,7 @@ def _block(number: int, inputs: int, outputs: int, stride: int = 1) -> dict[str,
 
 def _vgg_small(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     channels, height, width = _size("vgg_small", input_shape, 8)
-    return _initialise(
+    return initialise(
         nn.Sequential(
             OrderedDict[str, nn.Module](
                 **_block(1, channels, 128),
@@ -176,8 +176,8 @@ def _vgg16(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     if channels != 3:
         features[0] = nn.Conv2d(channels, 64, kernel_size=3, padding=1)
     if max(height, width) > _SMALL:
-        return _initialise(models.VGG(features, num_classes=outputs))
-    return _initialise(
+        return initialise(models.VGG(features, num_classes=outputs))
+    return initialise(
         nn.Sequential(
             OrderedDict[str, nn.Module](
                 features=features,
@@ -190,7 +190,7 @@ def _vgg16(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
 
 def _digits_cnn(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     channels, height, width = _size("digits_cnn", input_shape, 2)
-    return _initialise(
+    return initialise(
         nn.Sequential(
             OrderedDict[str, nn.Module](
                 **_block(1, channels, 32),
@@ -303,7 +303,7 @@ def _mobilenet_v2(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     stem = model.get_submodule("features.0")
     assert isinstance(stem, nn.Sequential)
     stem[0] = _conv3x3(channels, 32, stride=1 if small else 2)
-    return _initialise(model)
+    return initialise(model)
 
 
 _HE = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
@@ -22,6 +21,7 @@ from bibench.tasks.base import Corrupted, Data, DataError, Task
 from bibench.tasks.classification import ACCURACY, ImageBatch, evaluate, loss, normalise
 from bibench.tasks.corruptions import check_corruption, corrupt
 from bibench.tasks.preprocessing import Preprocessing, read_image
+from bibench.tasks.workers import WORKERS, read_batches
 
 __all__ = ["ImageFiles", "imagenet"]
 
@@ -49,7 +49,7 @@ _Sample = tuple[Tensor, int]
 class _Crops(Dataset[_Sample | DataError]):
     """One uint8 crop ``(3, 224, 224)`` and label a sample: at random with a seed, of the centre without.
 
-    An unreadable file is returned as the error: raised in a worker, it would arrive wrapped in the worker's traceback.
+    An unreadable file is returned as the error, as `read_batches` takes it.
     """
 
     samples: list[tuple[str, int]]
@@ -76,11 +76,6 @@ class _Crops(Dataset[_Sample | DataError]):
             return _AUGMENT(image), label
 
 
-def _collate(samples: list[_Sample | DataError]) -> Any:
-    """A batch of the samples, or the first error among them."""
-    return next((sample for sample in samples if isinstance(sample, DataError)), None) or default_collate(samples)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ImageFiles:
     """A split whose images stay on disk and are decoded by worker processes as they are needed.
@@ -101,7 +96,7 @@ class ImageFiles:
     """
 
     samples: list[tuple[str, int]]
-    workers: int = min(8, os.cpu_count() or 1)
+    workers: int = WORKERS
     corruption: tuple[str, int] | None = None
 
     def __len__(self) -> int:
@@ -109,21 +104,10 @@ class ImageFiles:
 
     def batches(self, batch_size: int, *, device: torch.device, seed: int | None = None) -> Iterator[ImageBatch]:
         """Iterate over ``(inputs, labels)``; see `bibench.tasks.base.Split.batches`."""
-        order = torch.arange(len(self))
-        if seed is not None:
-            order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-            order = order[: max(batch_size, len(self) // batch_size * batch_size)]
-        loader = DataLoader(
-            _Crops(self.samples, seed, self.corruption),
-            batch_sampler=[part.tolist() for part in torch.split(order, batch_size)],
-            num_workers=self.workers,
-            collate_fn=_collate,
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # else the loader would draw from the global one
-        )
-        for batch in loader:
-            if isinstance(batch, DataError):
-                raise batch
+        crops = _Crops(self.samples, seed, self.corruption)
+        for batch in read_batches(
+            crops, len(self), batch_size, seed=seed, collate=default_collate, workers=self.workers, device=device
+        ):
             images, labels = (part.to(device, non_blocking=True) for part in batch)
             yield normalise(images, _PREPROCESSING.mean, _PREPROCESSING.std), labels
 

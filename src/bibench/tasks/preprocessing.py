@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +18,7 @@ from torch import Tensor
 from bibench.tasks.base import DataError
 from bibench.tasks.classification import normalise
 
-__all__ = ["Preprocessing", "read_image"]
+__all__ = ["Preprocessing", "open_image", "read_image"]
 
 _Side = Annotated[int, Field(ge=1, le=16_384)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -124,18 +126,28 @@ def _opened(image: str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8])
     return read_image(Path(image))
 
 
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """An image file whose head is read: its size is known, and its pixels are decoded when they are asked for.
+
+    Raises:
+        DataError: it is missing, or its head, or what is decoded inside, can't be read.
+    """
+    try:
+        with Image.open(path) as opened:
+            yield opened
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image: {error}; copy it again from the original") from error
+
+
 def read_image(path: Path) -> Image.Image:
     """An image file, decoded, in its own mode.
 
     Raises:
         DataError: it is missing, or can't be decoded.
     """
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            image: Image.Image = opened
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}; copy it again from the original") from error
+    with open_image(path) as image:
+        image.load()
     return image
