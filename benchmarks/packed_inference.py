@@ -16,6 +16,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from bibench import binarize, registry
 from bibench.deploy.export import pack
 from bibench.deploy.format import SLOTS, Code, Constant, Operation, PackedError, Place, Program, Type, Value
 from bibench.deploy.latency import Latency, eager, measure, onnx_runtime, ratio
+from bibench.deploy.lce import to_tflite
 from bibench.deploy.packed import PackedModel
 from bibench.native import instruction_sets, peak
 
@@ -112,6 +114,21 @@ def _operation(
     )
 
 
+def _one_pixel(program: Program, channels: int) -> Program:
+    """A layer's program that puts out one pixel: LCE copies what it puts out, and a whole map's copy would count."""
+    values = [replace(value, place=Place.ARENA) if value.place is Place.OUTPUT else value for value in program.values]
+    sizes, strides = [1, 1, 1, 1, channels], [0, 0, 0, 0, 1]
+    whole = next(index for index, value in enumerate(program.values) if value.place is Place.OUTPUT)
+    copy = _operation(Code.COPY, [whole, len(values)], [], [*sizes, *strides, *[0] * 5, *sizes, *strides, 0, 0, 4])
+    values.append(Value(Place.OUTPUT, Type.FLOAT32, 0, channels))
+    return replace(program, values=tuple(values), operations=(*program.operations, copy))
+
+
+def _in_lce(prepared: lce.Prepared) -> Callable[[Tensor], Tensor]:
+    """LCE on images with their channels first."""
+    return lambda x: torch.from_numpy(prepared.on(x.movedim(1, -1).numpy())()[0])
+
+
 class Residuals(nn.Module):
     """Full-precision layers in a row as in a network, batch normalisation folded: ``x = relu(conv(x) + x)``."""
 
@@ -137,9 +154,8 @@ def check_layer(negative: np.ndarray, x: np.ndarray, size: int, isas: Iterable[s
     expected = F.conv2d(padded, signs(negative)).movedim(1, -1).numpy()
     found = {isa: _engine(layer_program(negative, size, plain=True), isa)(x.reshape(1, -1)) for isa in isas}
     if with_lce:
-        one, zero = np.ones(len(negative), np.float32), np.zeros(len(negative), np.float32)
-        content = lce.layer(negative, one, zero, size, whole=True)
-        found |= {f"LCE {mode}": lce.Prepared(content, mode).on(x)() for mode in lce.MODES}
+        content = to_tflite(layer_program(negative, size, plain=True))
+        found |= {f"LCE {mode}": lce.Prepared(content, mode).on(x.reshape(1, -1))()[0] for mode in lce.MODES}
     for name, sums in found.items():
         if not np.array_equal(sums.reshape(expected.shape), expected):
             raise SystemExit(f"{name}: a layer of {size}x{size}x{len(negative)} has other sums than PyTorch's")
@@ -170,9 +186,8 @@ def layer_candidates(size: int, channels: int, isas: Sequence[str], with_lce: bo
         last = _channels_last(model)
         group["PyTorch FP32, channels_last"] = eager(last, nchw.to(memory_format=torch.channels_last))
         if with_lce:
-            factor = np.full(channels, _SCALE, np.float32)
-            file = lce.layer(negative, factor, 0.1 * factor, size, repeats)
-            group |= {f"LCE, {mode}": lce.Prepared(file, mode).on(x) for mode in lce.MODES}
+            file = to_tflite(_one_pixel(layer_program(negative, size, repeats), channels))
+            group |= {f"LCE, {mode}": lce.Prepared(file, mode).on(x.reshape(1, -1)) for mode in lce.MODES}
     return calls
 
 
@@ -305,10 +320,10 @@ def network(
         calls[f"PyTorch {name}"] = eager(binary[name], x)
     if with_lce:
         padded = binarize(full, "bireal", example=x, padding_value=1).eval()
-        file = lce.network(padded, SIZE)
+        file = to_tflite(pack(padded, x))
         for mode in lce.MODES:
             own = lce.Prepared(file, mode)
-            notes[f"LCE bireal, {mode}"] = differences(own.on_image, padded)
+            notes[f"LCE bireal, {mode}"] = differences(_in_lce(own), padded)
             calls[f"LCE bireal, {mode}"] = own.on(x.movedim(1, -1).numpy())
 
     print(f"\n## ResNet-18, {SIZE}x{SIZE}, batch 1, random weights and batch normalisations")

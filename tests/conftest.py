@@ -1,9 +1,10 @@
 """Settings of the whole test suite.
 
-Two environment variables name data that tests may use and users never need:
+Environment variables name data that tests may use and users never need:
 
 - ``BIBENCH_TEST_DATA``: a folder with real data sets, unpacked;
-- ``BIBENCH_TEST_SHARED``: a folder with the papers' published figures.
+- ``BIBENCH_TEST_SHARED``: a folder with the papers' published figures;
+- ``BIBENCH_TEST_LCE``: the environment of Larq Compute Engine, made by ``python benchmarks/lce.py --setup DIR``.
 
 A test that lacks them says so and is skipped, except in CI (``CI`` is set), where lacking them is a failure.
 """
@@ -37,6 +38,12 @@ def real_data() -> Path:
 def shared() -> Path:
     """The folder with the papers' published figures."""
     return _folder("BIBENCH_TEST_SHARED", "the papers' published figures")
+
+
+@pytest.fixture(scope="session")
+def lce_environment() -> Path:
+    """The virtual environment that runs Larq Compute Engine."""
+    return _folder("BIBENCH_TEST_LCE", "Larq Compute Engine's environment (python benchmarks/lce.py --setup DIR)")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ import re
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -91,13 +92,26 @@ def test_full_precision_can_be_exported_too(results, tmp_path):
     assert load_packed(path).algorithm == "fp32"
 
 
+@pytest.mark.parametrize(
+    ("to", "name", "bits"),
+    [("onnx", "net.onnx", ", and 0 of [\\d,]+ bits in front of binary layers differ"), ("onnx-packed", "net", "")],
+)
+def test_export_to_onnx(results, tmp_path, to, name, bits):
+    path = tmp_path / name
+    text = call("export", results / "runs" / run_of(results, "recu").id, "--to", to, "--out", path).stdout
+    assert re.search(r"on 16, outputs differ by at most [\d.e-]+" + bits + r"\n$", text)
+    about = {entry.key: entry.value for entry in onnx.load(path).metadata_props}["bibench"]
+    assert json.loads(about)["run"] == run_of(results, "recu").id
+
+
 def test_what_cannot_be_exported(results, tmp_path):
     text = call("export", results, status=2).stderr
     assert text.startswith(f"error: {results} has 2 finished binarized runs; name the folder of one:\n")
     assert text.count("\n  ") == 2
     assert str(results / "runs" / run_of(results, "bnn").id) in text
     assert "not the folder of a finished run" in refused("export", tmp_path)
-    assert refused("export", results, "--to", "pakced") == "--to pakced; did you mean 'packed'?: expected packed"
+    message = refused("export", results, "--to", "pakced")
+    assert message.startswith("--to pakced; did you mean 'packed'?: expected one of packed, onnx")
     none = tmp_path / "none"
     shutil.copytree(results, none)
     for algorithm in ("bnn", "recu"):

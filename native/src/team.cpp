@@ -1,5 +1,9 @@
 #include "team.h"
 
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
 #endif
@@ -24,10 +28,18 @@ inline void pause(int& spins) {
 }  // namespace
 
 Team::Team(int threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { loop(i); });
+  workers_.reserve(static_cast<size_t>(threads - 1));
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { loop(i); });
+  } catch (const std::system_error& error) {  // those that were started would end the process with their handles
+    stop();
+    throw std::runtime_error(std::string("no more threads can be started: ") + error.what());
+  }
 }
 
-Team::~Team() {
+Team::~Team() { stop(); }
+
+void Team::stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;

@@ -37,6 +37,7 @@ class Team {
   using Task = std::function<void(int, int)>;
   void run(const Task& task);
   void loop(int thread);
+  void stop();
 
   std::vector<std::thread> workers_;
   std::mutex mutex_;

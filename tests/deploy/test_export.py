@@ -57,10 +57,8 @@ def test_the_same_model_gives_the_same_bytes():
 
 def test_refusals(tmp_path):
     model, x = net(), torch.randn(1, 1, 8, 8)
-    with pytest.raises(PackedError, match=r"to='pack': .*did you mean 'packed'\? \(known: packed\)"):
+    with pytest.raises(PackedError, match=r"to='pack': .*did you mean 'packed'\? \(known: packed, "):
         export(model, tmp_path / "x", to="pack", example=x)
-    with pytest.raises(PackedError, match=r"to='onnx': unknown kind of file \(known"):
-        export(model, tmp_path / "x", to="onnx", example=x)
     with pytest.raises(PackedError, match="metadata has 'inputs', 'layers', which the export writes itself"):
         export(model, tmp_path / "x", example=x, metadata={"inputs": 1, "layers": 2})
     with pytest.raises(PackedError, match="JSON"):

@@ -12,7 +12,7 @@ from bibench.deploy.export import pack
 ALGORITHMS = ("bnn", "xnor", "dorefa", "bireal", "xnorpp", "reactnet", "recu", "fda", "pact")
 
 
-def built(architecture, algorithm, size=32, classes=10):
+def built(architecture, algorithm, size=32, classes=10, padding_value=0):
     torch.manual_seed(1)
     build = registry.get("architectures", architecture).build
     if architecture == "ncf":
@@ -21,7 +21,7 @@ def built(architecture, algorithm, size=32, classes=10):
         shape = (1, 8, 8) if architecture.startswith("digits") else (3, size, size)
         model, x = build(shape, classes), torch.randn(2, *shape)
     if algorithm != "fp32":
-        model = bibench.binarize(model, algorithm, example=x)
+        model = bibench.binarize(model, algorithm, example=x, padding_value=padding_value)
         with torch.no_grad():  # what starts at the same number everywhere would hide a mixed-up order
             for name, parameter in model.named_parameters():
                 if name.endswith(("alpha", ".positions.0", ".positions.1")):

@@ -1,14 +1,11 @@
-"""Compilers and emulators for the native tests.
+"""Compilers and emulators for the native tests."""
 
-Where something is missing the test says what and is skipped, except in CI (``CI`` is set), where that is a failure.
-"""
-
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from needed_tools import lacks, need_tool
+
+__all__ = ["NATIVE", "X86_UNITS", "build_replay", "call", "lacks", "need_tool"]
 
 NATIVE = Path(__file__).parents[2] / "native"
 X86_UNITS = {
@@ -17,20 +14,6 @@ X86_UNITS = {
     + ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mpopcnt"],
 }
 """As in CMakeLists.txt."""
-
-
-def lacks(what: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(what)
-    pytest.skip(what)
-
-
-def need_tool(name: str, package: str) -> str:
-    """The tool's path."""
-    found = shutil.which(name)
-    if not found:
-        lacks(f"{name} needed: apt-get install {package}")
-    return str(found)
 
 
 def call(*command: object, **settings) -> subprocess.CompletedProcess:

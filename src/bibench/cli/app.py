@@ -16,7 +16,9 @@ from bibench.bench.benchmark import score_store
 from bibench.bench.plan import PlanError
 from bibench.bench.store import Store, StoreError
 from bibench.bench.suite import SuiteError
+from bibench.deploy.devices import DeviceError
 from bibench.deploy.format import PackedError
+from bibench.deploy.targets import TargetError
 from bibench.native import NativeError
 from bibench.nn import AlgorithmError, BinarizeError
 from bibench.records import RecordError
@@ -47,6 +49,7 @@ _BAD_INPUT = (
     BinarizeError,
     CheckpointError,
     DataError,
+    DeviceError,
     NativeError,
     PackedError,
     PlanError,
@@ -54,6 +57,7 @@ _BAD_INPUT = (
     ScoreError,
     StoreError,
     SuiteError,
+    TargetError,
     registry.UnknownName,
 )
 
@@ -110,5 +114,5 @@ def write_page(store: Store, *, show: bool = True) -> Path:
         print_tables(results, scores, found, out)
     path = store.root / "report.html"
     meta = Meta(suite=str(suite.get("name")), tracks=tracks, description=str(suite.get("description") or ""))
-    write_report(path, results, scores, found, store.epochs, meta)
+    write_report(path, results, scores, found, store.epochs, meta, store.pictures)
     return path

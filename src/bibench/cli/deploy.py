@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -19,13 +19,16 @@ from torch import Tensor, nn
 
 from bibench import registry
 from bibench.bench.plan import PlanError
-from bibench.bench.store import Store
-from bibench.bench.worker import finished_model, load_data
+from bibench.bench.worker import load_data
 from bibench.cli.app import SOME_FAILED, JsonOption, app, clear_errors, counted, err, out, say
+from bibench.cli.finished import RunArgument, finished_run, run_data, trained_network
 from bibench.cli.run import DataOption, SubsetOption
+from bibench.deploy.compare import Comparison
 from bibench.deploy.compare import compare as compare_
 from bibench.deploy.cost import Cost, Peaks, costs, limit
 from bibench.deploy.format import PackedError, Program
+from bibench.deploy.formats import FORMATS
+from bibench.deploy.onnx_run import compare_onnx, compare_outputs, runtime_lacks
 from bibench.deploy.packed import PackedModel, PackedModule, engine_lacks, load_packed
 from bibench.models.base import Architecture
 from bibench.native import peak
@@ -34,14 +37,18 @@ from bibench.report import print_plainly
 from bibench.report.summary import amount, short_time, size
 from bibench.tasks.base import Data, DataError, Task
 from bibench.tracks.hardware_inference import export_run, full_precision_bytes
-from bibench.training.checkpoint import CheckpointError
 from bibench.training.machine import processor
 
 __all__ = ["evaluate", "export", "infer", "profile"]
 
-SUFFIX = ".bibpack"
 _SAMPLES = 16
 _BATCH = 256
+_COMPARED: Mapping[str, tuple[Callable[[], str | None], Callable[[nn.Module, Path, Any], Comparison]]] = {
+    "packed": (engine_lacks, compare_),
+    **dict.fromkeys(("onnx", "qonnx"), (runtime_lacks, compare_onnx)),
+    "onnx-packed": (lambda: runtime_lacks() or engine_lacks(), compare_outputs),
+}
+"""By kind of file: what is missing to run it, and how it is compared with its model."""
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A packed file, from: bibench export.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads of the packed engine.")]
@@ -49,13 +56,10 @@ ThreadsOption = Annotated[int, typer.Option("--threads", min=1, max=256, help="T
 
 @app.command()
 def export(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="Folder of a finished run (DIR/runs/NAME), or of results with just one."),
-    ],
-    to: Annotated[str, typer.Option("--to", help="Kind of the file: packed.")] = "packed",
+    run: RunArgument,
+    to: Annotated[str, typer.Option("--to", help=f"Kind of the file: {', '.join(FORMATS)}.")] = "packed",
     file: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help=f"The file [default: NAME{SUFFIX} in this folder].")
+        Path | None, typer.Option("--out", metavar="FILE", help="The file [default: NAME.SUFFIX in this folder].")
     ] = None,
     int8_stem: Annotated[
         bool,
@@ -67,17 +71,17 @@ def export(
     allow_subset: SubsetOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the network of a finished run as one small file that runs without PyTorch."""
+    """Write the network of a finished run as one file that runs without PyTorch."""
     with clear_errors():
-        if to != "packed":
-            raise PlanError(f"--to {to}{registry.did_you_mean(to, ['packed'])}: expected packed")
-        store, record = _finished(run)
+        if to not in FORMATS:
+            raise PlanError(f"--to {to}{registry.did_you_mean(to, FORMATS)}: expected one of {', '.join(FORMATS)}")
+        store, record = finished_run(run, _exportable, "binarized run")
         task: Task = registry.get("tasks", record.run.task)
         architecture: Architecture = registry.get("architectures", record.run.architecture)
-        loaded = _data(record, task, data, allow_subset, store)
-        model = _trained(record, store, task, architecture, loaded)
-        path = file or Path(f"{record.id}{SUFFIX}")
-        export_run(record.run, model, path, task=task, labels=loaded.labels, int8_stem=int8_stem)
+        loaded = run_data(record, task, data, allow_subset, store)
+        model = trained_network(record, store, task, architecture, loaded)
+        path = file or Path(f"{record.id}{FORMATS[to].suffix}")
+        export_run(record.run, model, path, task=task, to=to, labels=loaded.labels, int8_stem=int8_stem)
         twin = architecture.build(task.input_shape, loaded.outputs)
         inputs, what = _samples(task, loaded)
         found = _Exported(
@@ -85,7 +89,7 @@ def export(
             run=record.id,
             bytes=path.stat().st_size,
             full_precision_bytes=full_precision_bytes(twin),
-            **_comparison(model, path, inputs, what),
+            **_comparison(to, model, path, inputs, what),
         )
     if as_json:
         print(json.dumps(vars(found) | {"compression": found.compression}, indent=1))
@@ -102,8 +106,8 @@ class _Exported:
     """What `export` says.
 
     Args:
-        samples, of: how many inputs the file was compared with the model on, and what they are; 0 where the engine
-            isn't built, and why not.
+        samples, of: how many inputs the file was compared with the model on, and what they are; 0 where nothing runs
+            it here, and why.
         agreeing: on how many the largest output is the same one.
         largest_difference: of the outputs.
         bits, differing_bits: in front of all binary layers.
@@ -130,66 +134,15 @@ class _Exported:
         """How it compares with the model."""
         if not self.samples:
             return f"not compared with the model: {self.of}"
+        differing = f", and {self.differing_bits:,} of {self.bits:,} bits in front of binary layers differ"
         return (
             f"compared with the model in PyTorch on {self.samples} {self.of}: the largest output is the same on "
-            f"{self.agreeing}, outputs differ by at most {self.largest_difference:.2g}, and {self.differing_bits:,} of "
-            f"{self.bits:,} bits in front of binary layers differ"
+            f"{self.agreeing}, outputs differ by at most {self.largest_difference:.2g}{differing if self.bits else ''}"
         )
-
-
-def _finished(folder: Path) -> tuple[Store, Record]:
-    """The store and the record of a run's folder, or of the only binarized run in a folder of results."""
-    if (folder / "record.json").is_file() and folder.resolve().parent.name == "runs":
-        where = folder if folder.parent.name == "runs" else folder.resolve()
-        store = Store.open(where.parent.parent)
-        record = store.record(where.name)
-        assert record is not None
-        if record.status != "ok":
-            raise PlanError(f"{folder}: the run failed ({record.reason}), so it has no network to export")
-        return store, record
-    if not (folder / "suite.json").is_file():
-        raise PlanError(
-            f"{folder}: not the folder of a finished run (DIR/runs/NAME with a record.json), nor of results "
-            "(DIR with a suite.json)"
-        )
-    store = Store(folder)
-    found = [record for record in store.records() if _exportable(record)]
-    if len(found) == 1:
-        return store, found[0]
-    if not found:
-        raise PlanError(f"{folder}: no binarized run is finished here; name the folder of a run, or run some first")
-    listed = "".join(f"\n  {store.folder(record.id)}" for record in found)
-    raise PlanError(f"{folder} has {len(found)} finished binarized runs; name the folder of one:{listed}")
 
 
 def _exportable(record: Record) -> bool:
-    return record.run.main and record.run.operator is not None and record.status == "ok"
-
-
-def _data(record: Record, task: Task, root: Path | None, allow_subset: bool, store: Store) -> Data:
-    """A run's data where they are given or need no files; else what is known of them without."""
-    if root is None:
-        try:
-            return load_data(task.name, None, allow_subset)
-        except DataError:
-            if task.outputs is None:
-                raise
-        return Data(train=cast(Any, ()), test=cast(Any, ()), outputs=task.outputs, fingerprint="")
-    loaded = load_data(task.name, root, allow_subset)
-    store.check_data(task.name, loaded.fingerprint)
-    return loaded
-
-
-def _trained(record: Record, store: Store, task: Task, architecture: Architecture, data: Data) -> nn.Module:
-    try:
-        return finished_model(record.run, store, task=task, data=data, architecture=architecture)
-    except CheckpointError as error:
-        if data.fingerprint:
-            raise
-        raise PlanError(
-            f"{record.id}: its weights don't fit the {data.outputs} outputs of task '{task.name}' ({error}); if it was "
-            "trained on a part of the data, give that with --data DIR (and --allow-subset)"
-        ) from error
+    return record.run.operator is not None
 
 
 def _samples(task: Task, data: Data) -> tuple[Tensor, str]:
@@ -200,12 +153,15 @@ def _samples(task: Task, data: Data) -> tuple[Tensor, str]:
     return task.example(), "random inputs"
 
 
-def _comparison(model: nn.Module, path: Path, inputs: Tensor, what: str) -> dict[str, Any]:
+def _comparison(to: str, model: nn.Module, path: Path, inputs: Tensor, what: str) -> dict[str, Any]:
     """The part of `_Exported` about the model."""
-    lack = engine_lacks()
+    if to not in _COMPARED:
+        return {"samples": 0, "of": f"{FORMATS[to].runs_in} runs it"}
+    lacks, run = _COMPARED[to]
+    lack = lacks()
     if lack is not None:
         return {"samples": 0, "of": lack}
-    found = compare_(model, path, inputs)
+    found = run(model, path, inputs)
     return {
         "samples": found.samples,
         "of": what,

@@ -1,8 +1,7 @@
-"""``export()``: any binarized or full-precision model as one packed file, and what was written."""
+"""``export()``: any binarized or full-precision model as one file, and what was written."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from bibench.deploy.format import (
     Type,
     Value,
 )
+from bibench.deploy.formats import format_named
 from bibench.deploy.fuse import fuse
 from bibench.deploy.lower import lower
 from bibench.deploy.stem import quantize_stem
@@ -37,7 +37,6 @@ from bibench.tasks.preprocessing import Preprocessing
 __all__ = ["Exported", "export", "pack"]
 
 _METADATA_VERSION = 1
-_TARGETS = ("packed",)
 _WEIGHTS = {Code.BCONV: Constant.bits, Code.ICONV: Constant.int8}
 
 
@@ -47,14 +46,16 @@ class Exported:
 
     Args:
         path: the file.
+        to: the kind of file.
         bytes: its size.
-        weight_bytes: of that, the binary weights.
-        arena: bytes that one running sample needs.
-        operations: how many there are of each kind.
+        weight_bytes: what the binary weights take at one bit each.
+        arena: bytes that one running sample needs in the packed engine.
+        operations: how many there are of each kind, as the packed engine has them.
         binary_layers: names of the layers whose products are of bits.
     """
 
     path: Path
+    to: str
     bytes: int
     weight_bytes: int
     arena: int
@@ -63,13 +64,12 @@ class Exported:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{number} {name}" for name, number in self.operations.items())
-        return "\n".join(
-            [
-                f"{self.path}: {self.bytes:,} bytes, of which {self.weight_bytes:,} are binary weights",
-                f"{len(self.binary_layers)} binary layers; {sum(self.operations.values())} operations: {kinds}",
-                f"memory for one sample: {self.arena:,} bytes",
-            ]
-        )
+        lines = [f"{self.path}: {self.bytes:,} bytes", f"{len(self.binary_layers)} binary layers"]
+        if self.to == "packed":
+            lines[0] += f", of which {self.weight_bytes:,} are binary weights"
+            lines[1] += f"; {sum(self.operations.values())} operations: {kinds}"
+            lines.append(f"memory for one sample: {self.arena:,} bytes")
+        return "\n".join(lines)
 
 
 def export(
@@ -84,19 +84,20 @@ def export(
     int8_stem: bool = False,
     input_range: tuple[float, float] | None = None,
 ) -> Exported:
-    """Write a model as a packed file, which the engine runs without PyTorch.
+    """Write a model as a file that runs without PyTorch.
 
     Args:
         model: evaluated as it is: weights, thresholds and batch normalisation in evaluation mode. It isn't changed.
         path: the file to write, atomically.
-        to: the kind of file; ``"packed"`` is the only one.
+        to: the kind of file, one of `bibench.deploy.formats.FORMATS`: ``"packed"`` is the packed engine's own,
+            ``"onnx"`` and ``"qonnx"`` need the package onnx (see docs/formats.md).
         example: an input of the size that the file is for: a tensor, a sequence of positional arguments or a mapping of
             keyword arguments, batch first. Only its first sample is used.
         preprocessing: how an image or a row becomes the input, as JSON takes it; stored as it is.
         labels: names of the classes.
         metadata: more to store, as JSON takes it.
         int8_stem: compute the layers that read the input in 8-bit integers, see `bibench.deploy.stem`: faster, and not
-            quite what the model computes. Measure the file's accuracy beside that of one without.
+            quite what the model computes. Measure the file's accuracy beside that of one without. Packed files only.
         input_range: the lowest and highest number of an input, for ``int8_stem``; by default what the preprocessing can
             give, or without one what the example has.
 
@@ -111,10 +112,7 @@ def export(
     >>> done.binary_layers, dict(done.operations)
     (('2',), {'FCONV': 1, 'BCONV': 1})
     """
-    if to not in _TARGETS:
-        near = difflib.get_close_matches(str(to).lower(), _TARGETS, n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise PackedError(f"to={to!r}: unknown kind of file{hint} (known: {', '.join(_TARGETS)})")
+    kind = format_named(to)
     more = dict(metadata or {})
     if preprocessing is not None:
         more["preprocessing"] = dict(preprocessing)
@@ -124,14 +122,15 @@ def export(
         input_range = Preprocessing.model_validate(dict(preprocessing)).range
     program = pack(model, example, metadata=more, int8_stem=int8_stem, input_range=input_range)
     target = Path(path)
-    size = program.write(target)
+    size = kind.write(program, target)
     kinds = [operation.code.name for operation in program.operations]
     return Exported(
         path=target,
+        to=to,
         bytes=size,
         weight_bytes=sum(constant.bytes for constant in program.constants if constant.type is Type.BITS),
         arena=program.arena,
-        operations={kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
+        operations={code: kinds.count(code) for code in dict.fromkeys(kinds)},
         binary_layers=tuple(dict.fromkeys(entry["name"] for entry in program.metadata["layers"])),
     )
 

@@ -224,18 +224,26 @@ class Program:
         """The outputs, in their order."""
         return tuple(sorted((v for v in self.values if v.place is Place.OUTPUT), key=lambda v: v.offset))
 
+    def metadata_json(self) -> bytes:
+        """The metadata as JSON.
+
+        Raises:
+            PackedError: what JSON doesn't take.
+        """
+        try:
+            return json.dumps(self.metadata, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+        except (TypeError, ValueError) as error:
+            raise PackedError(
+                f"the metadata can't be written as JSON: {error}; give plain numbers and texts"
+            ) from error
+
     def to_bytes(self) -> bytes:
         """The file's content.
 
         Raises:
             PackedError: metadata that JSON doesn't take.
         """
-        try:
-            text = json.dumps(self.metadata, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
-        except (TypeError, ValueError) as error:
-            raise PackedError(
-                f"the metadata can't be written as JSON: {error}; give plain numbers and texts"
-            ) from error
+        text = self.metadata_json()
         tables = [_VALUE.pack(v.place, v.type, v.offset, v.count, 0) for v in self.values]
         at = _HEADER.size + _VALUE.size * len(self.values) + _CONSTANT.size * len(self.constants)
         at += _OPERATION.size * len(self.operations)

@@ -92,16 +92,18 @@ def export_run(
     path: Path,
     *,
     task: Task,
+    to: str = "packed",
     labels: tuple[str, ...] = (),
     int8_stem: bool = False,
 ) -> None:
-    """Write the network of a finished run as the file that is shipped.
+    """Write the network of a finished run as a file that is shipped.
 
     Args:
         config: the run.
         model: trained, on the CPU, in evaluation mode.
         path: the file.
         task: that the run names.
+        to: the kind of file, see `bibench.deploy.export.export`.
         labels: names of the outputs, where the data have them; the task's own come first.
         int8_stem: see `bibench.deploy.export.export`.
 
@@ -110,10 +112,15 @@ def export_run(
     """
     from bibench.deploy.export import export  # here, so that scoring doesn't wait for it
 
+    if task.modality == "detection":
+        raise PackedError(
+            f"{path}: {config.architecture} is a detector: which regions it looks at and which boxes it drops depends "
+            "on what it sees, and no format here has that; its backbone can be exported as a model of its own"
+        )
     export(
         model,
         path,
-        to="packed",
+        to=to,
         example=task.example()[:1],
         preprocessing=None if task.preprocessing is None else task.preprocessing.model_dump(mode="json"),
         labels=task.labels or labels,

@@ -1,0 +1,189 @@
+"""The command that measures a packed file on devices: this machine, and others behind ssh or adb."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from bibench import registry
+from bibench.bench.plan import PlanError
+from bibench.bench.store import Store
+from bibench.cli.app import SOME_FAILED, JsonOption, app, clear_errors, counted, err, out, say
+from bibench.cli.deploy import FileArgument
+from bibench.deploy.devices import Device, DeviceError, FileResult, load_devices, unnamed, write_result
+from bibench.deploy.format import Program
+from bibench.deploy.measuring import MOST_REPEATS, Measurement, Surroundings, machine_of, measure_on
+from bibench.deploy.targets import TargetError, parse_target
+from bibench.report import print_plainly
+from bibench.report.summary import short_time, size
+
+__all__ = ["measure"]
+
+
+@app.command()
+def measure(
+    file: FileArgument,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="TARGET",
+            help="local, ssh://user@host:port, adb://serial, or a name of --devices [default: all of them; local].",
+        ),
+    ] = None,
+    devices: Annotated[
+        Path | None, typer.Option("--devices", metavar="FILE", help="A YAML file that names devices.")
+    ] = None,
+    threads: Annotated[
+        str, typer.Option("--threads", metavar="N,N,...", help="Numbers of threads, each measured in turn.")
+    ] = "1",
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, max=MOST_REPEATS, help="Times that the median is over.")
+    ] = 41,
+    warm_up: Annotated[
+        int, typer.Option("--warm-up", min=0, max=1_000_000, help="Calls before, which don't count.")
+    ] = 5,
+    runner: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--runner",
+            metavar="PROGRAM",
+            help="The program that measures there; several are chosen from by processor [default: the package's].",
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Keep the result in this folder of results.")
+    ] = None,
+    ssh_config: Annotated[
+        Path | None, typer.Option("--ssh-config", metavar="FILE", help="Settings of ssh [default: ~/.ssh/config].")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a packed file's latency on this machine or on others, and leave nothing there."""
+    with clear_errors():
+        program = Program.read(file)
+        content = file.read_bytes()
+        counts = _counts(threads)
+        chosen = [(device, parse_target(device.target, ssh_config=ssh_config)) for device in _chosen(target, devices)]
+        store = None if folder is None else Store.open(folder)
+        run = program.metadata.get("run")
+        rows, failed = [], False
+        for device, there in chosen:
+            try:
+                machine = machine_of(there)
+                found = measure_on(
+                    there,
+                    file,
+                    device.threads or counts,
+                    machine=machine,
+                    repeats=repeats,
+                    warm_up=warm_up,
+                    runners=runner or (),
+                )
+            except TargetError as error:
+                failed = True
+                rows.append({"device": device.name, "target": device.target, "error": str(error)})
+                err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+                continue
+            result = FileResult(
+                file=file.name,
+                sha256=hashlib.sha256(content).hexdigest(),
+                bytes=len(content),
+                run=run if isinstance(run, str) else None,
+                measured_at=datetime.now(timezone.utc).replace(microsecond=0),
+                measurements=found,
+            )
+            rows.append(_content(device, machine, result))
+            if not as_json:
+                _show(device, machine, file, found)
+            if store is not None:
+                kept = write_result(store.root, device, machine, result)
+                if not as_json:
+                    say(f"kept in {kept}")
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _chosen(target: str | None, devices: Path | None) -> tuple[Device, ...]:
+    """The devices to measure on."""
+    if devices is None:
+        return (unnamed(target or "local"),)
+    known = {device.name: device for device in load_devices(devices)}
+    if target is None:
+        return tuple(known.values())
+    if target not in known:
+        near = registry.did_you_mean(target, known)
+        raise DeviceError(f"{devices} names no device '{target}'{near} (it has {', '.join(known)})")
+    return (known[target],)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Numbers of threads, such as ``"1,2,4"``."""
+    parts = text.split(",")
+    counts = [int(part) for part in parts if part.strip().isascii() and part.strip().isdigit() and len(part) < 10]
+    if len(counts) < len(parts) or not all(1 <= count <= 256 for count in counts) or len({*counts}) < len(counts):
+        raise PlanError(f"--threads {text}: expected numbers from 1 to 256, each once, such as 1,2,4")
+    return tuple(counts)
+
+
+def _content(device: Device, machine: str, result: FileResult) -> dict[str, Any]:
+    """What --json prints of a device: the record's content, and what follows from the times."""
+    content = {"device": device.name, "target": device.target, "machine": machine} | result.model_dump(mode="json")
+    for row, one in zip(content["measurements"], result.measurements, strict=True):
+        latency = one.latency
+        row["seconds"] = {
+            "median": latency.median,
+            "quartiles": latency.quartiles,
+            "lowest": latency.lowest,
+            "highest": max(latency.seconds),
+        }
+    return content
+
+
+def _show(device: Device, machine: str, file: Path, found: Sequence[Measurement]) -> None:
+    first = found[0]
+    where = device.name if device.name == device.target else f"{device.name} ({device.target})"
+    what = f"{first.processor or 'a processor without a name'}, {machine}, {first.isa}"
+    say(f"{file} on {where}: {what}; medians over {counted(len(first.nanoseconds), 'repeat')} of one sample")
+    table = Table(box=None, pad_edge=False)
+    for column in ("threads", "median", "middle half", "a second", "peak memory", "governor", "clock", "temperature"):
+        table.add_column(column, justify="right")
+    for one in found:
+        low, high = one.latency.quartiles
+        table.add_row(
+            str(one.threads),
+            short_time(one.latency.median),
+            f"{short_time(low)} to {short_time(high)}",
+            f"{1 / one.latency.median:,.0f}",
+            "unknown" if one.peak_bytes is None else size(one.peak_bytes),
+            *(_before_and_after(word(one.before), word(one.after)) for word in (_governor, _clock, _temperature)),
+        )
+    print_plainly(out, lambda console: console.print(table))
+    for one in found:
+        if one.threads > one.cores:
+            say(f"note: {counted(one.threads, 'thread')} on {counted(one.cores, 'core')}")
+
+
+def _governor(state: Surroundings) -> str:
+    return state.governor or "unknown"
+
+
+def _clock(state: Surroundings) -> str:
+    return "unknown" if state.kilohertz is None else f"{state.kilohertz / 1e6:.2f} GHz"
+
+
+def _temperature(state: Surroundings) -> str:
+    return "unknown" if state.millidegrees is None else f"{state.millidegrees / 1e3:.0f} °C"
+
+
+def _before_and_after(before: str, after: str) -> str:
+    return before if before == after else f"{before}, then {after}"

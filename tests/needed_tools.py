@@ -1,0 +1,35 @@
+"""Programs of the system that tests need.
+
+Where one is missing the test says which and is skipped, except in CI (``CI`` is set), where that is a failure.
+"""
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bibench.native import library_path
+
+
+def lacks(what: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+def need_tool(name: str, package: str) -> str:
+    """The tool's path."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if not found:
+        lacks(f"{name} needed: apt-get install {package}")
+    return str(found)
+
+
+def need_runner() -> Path:
+    """The program that measures, for this machine."""
+    path = library_path().with_name(f"bibench_runner_{platform.machine()}")
+    if not path.is_file():
+        lacks(f"the runner needed: {path} is missing, install bibench again with a C++ compiler that links statically")
+    return path
