@@ -1,21 +1,13 @@
 """Running a packed program without the engine, and networks whose normalisation isn't the identity."""
 
-import os
-
 import numpy as np
 import torch
 from torch import nn
 
 from bibench.deploy.export import pack
-from bibench.native import Engine, NativeError
+from bibench.native import Engine
+from needed_tools import ENGINE
 from packed_reference import parse, run, trace
-
-try:
-    Engine(b"")
-except NativeError as error:
-    ENGINE = "not built" not in str(error)
-    if not ENGINE and os.environ.get("CI"):
-        raise  # in CI nothing that needs it is skipped
 
 
 class Interpreter:

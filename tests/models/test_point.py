@@ -19,13 +19,8 @@ from bibench.models.point import (
     pointnet,
     pointnet_vanilla,
 )
-from bibench.native import Engine, NativeError
 from bibench.nn.ema_max import EMAMax, ema_max_shift
-
-try:
-    Engine(b"")
-except NativeError as error:
-    ENGINE = "not built" not in str(error)
+from needed_tools import ENGINE
 
 ALGORITHMS = ("bnn", "xnor", "dorefa", "bireal", "xnorpp", "reactnet", "recu", "fda", "pact")
 NETWORKS = {

@@ -11,19 +11,15 @@ from bibench import registry
 from bibench.deploy.compare import compare
 from bibench.deploy.export import pack
 from bibench.models.speech import FSMN, MemoryLayer, d_fsmn, fsmn
-from bibench.native import Engine, NativeError
+from bibench.native import Engine
 from bibench.nn.layers import BinaryConv1d
 from bibench.records.published import published_results
 from bibench.tasks.speech_commands import speech_commands
+from needed_tools import ENGINE
 
 ALGORITHMS = ("bnn", "xnor", "dorefa", "bireal", "xnorpp", "reactnet", "recu", "fda", "pact")
 SHAPE = (1, 32, 32)
 BOTH = [fsmn, d_fsmn]
-
-try:
-    Engine(b"")
-except NativeError as error:
-    ENGINE = "not built" not in str(error)
 
 
 def named(architecture):

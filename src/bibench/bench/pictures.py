@@ -18,7 +18,7 @@ from typing import Annotated
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from bibench.files import atomic_write, write_json
+from bibench.files import write_bytes, write_json
 from bibench.records import StoredPair, StoredPicture, StoredPictures
 from bibench.tasks.base import PICTURE_SIDE, PicturePair
 
@@ -56,16 +56,9 @@ def write_pictures(folder: Path, pairs: Sequence[PicturePair]) -> None:
         left.unlink()
     for number, pair in enumerate(pairs):
         for kind, picture in (("truth", pair.truth), ("found", pair.found)):
-            _write(place / f"{number}-{kind}.jpg", _encoded(picture.image))
+            write_bytes(place / f"{number}-{kind}.jpg", _encoded(picture.image))
     texts = [{"title": pair.title, "truth": pair.truth.text, "found": pair.found.text} for pair in pairs]
     write_json(place / "texts.json", texts)
-
-
-def _write(path: Path, content: bytes) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    atomic_write(path, write)
 
 
 def read_pictures(folder: Path) -> StoredPictures:

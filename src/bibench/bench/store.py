@@ -35,7 +35,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from bibench.bench.pictures import read_pictures, write_pictures
-from bibench.files import atomic_write, write_json, write_text
+from bibench.files import write_bytes, write_json, write_text
 from bibench.records import Record, Results, RunConfig, StoredPictures, read_record
 from bibench.tasks.base import PicturePair
 
@@ -267,11 +267,7 @@ class Store:
     def write_predictions(self, run_id: str, per_sample: npt.NDArray[np.float32]) -> None:
         """Keep the score of every test sample."""
         content = {"score": np.ascontiguousarray(per_sample, dtype=np.float32)}
-
-        def write(temporary: Path) -> None:
-            temporary.write_bytes(save(content))
-
-        atomic_write(self.folder(run_id) / "predictions.safetensors", write)
+        write_bytes(self.folder(run_id) / "predictions.safetensors", save(content))
 
     def predictions(self, run_id: str) -> npt.NDArray[np.float32] | None:
         """The score of every test sample, float32 of shape (samples,), or None if it wasn't kept."""

@@ -21,7 +21,7 @@ from bibench.nn.layers import BinaryLayer, BinaryMatmul
 from bibench.nn.operations import _countable
 from bibench.nn.trace import _call, _quiet_evaluation
 
-__all__ = ["Comparison", "LayerComparison", "compare", "compare_layer"]
+__all__ = ["Comparison", "LayerComparison", "compare", "compare_layer", "in_torch"]
 
 Array = npt.NDArray[Any]
 
@@ -106,7 +106,7 @@ def compare(
     difference, largest, same = 0.0, 0.0, 0
     for i in range(samples):
         sample = tree_map(lambda leaf, i=i: leaf[i : i + 1].detach() if isinstance(leaf, Tensor) else leaf, x)
-        expected, operands = _in_torch(model, sample)
+        expected, operands = in_torch(model, sample)
         outputs, packed = _in_engine(runner, loaded, sample)
         if operands.keys() != packed.keys():
             raise PackedError(
@@ -176,7 +176,7 @@ def _count(found: list[float], packed: _Packed, x: Array, lower: Array, threshol
 _Operand = tuple[Array, Array, Array]
 
 
-def _in_torch(model: nn.Module, sample: Any) -> tuple[list[Array], dict[tuple[str, int, str], _Operand]]:
+def in_torch(model: nn.Module, sample: Any) -> tuple[list[Array], dict[tuple[str, int, str], _Operand]]:
     """Outputs, and of each binary operand the values, whether they are the lower ones, and the thresholds."""
     found: dict[tuple[str, int, str], _Operand] = {}
     calls: dict[str, int] = {}

@@ -15,7 +15,7 @@ from bibench.deploy.dabnn_convolutions import binary_convolution, bit_pool, floa
 from bibench.deploy.dabnn_graph import DabnnGraph, above
 from bibench.deploy.format import Code, Operation, Program
 from bibench.deploy.refusals import IN_FULL_PRECISION
-from bibench.files import atomic_write
+from bibench.files import write_bytes
 
 __all__ = ["to_dabnn", "write_dabnn"]
 
@@ -27,13 +27,7 @@ def write_dabnn(program: Program, path: Path) -> int:
         PackedError: what the format can't express; the message names the layer.
         OSError: the file can't be written.
     """
-    content = to_dabnn(program)
-
-    def fill(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    atomic_write(path, fill)
-    return len(content)
+    return write_bytes(path, to_dabnn(program))
 
 
 def to_dabnn(program: Program) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bibench.files import atomic_write
+from bibench.files import write_bytes
 
 __all__ = [
     "CONVOLUTIONS",
@@ -262,13 +262,7 @@ class Program:
 
     def write(self, path: Path) -> int:
         """Write the file atomically; the number of its bytes."""
-        content = self.to_bytes()
-
-        def fill(temporary: Path) -> None:
-            temporary.write_bytes(content)
-
-        atomic_write(path, fill)
-        return len(content)
+        return write_bytes(path, self.to_bytes())
 
     @classmethod
     def read(cls, path: Path) -> Program:

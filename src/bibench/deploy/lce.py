@@ -15,7 +15,7 @@ from pathlib import Path
 from bibench.deploy.format import Program
 from bibench.deploy.lce_graph import LceGraph
 from bibench.deploy.lce_operations import OPERATIONS
-from bibench.files import atomic_write
+from bibench.files import write_bytes
 
 __all__ = ["to_tflite", "write_lce"]
 
@@ -27,13 +27,7 @@ def write_lce(program: Program, path: Path) -> int:
         PackedError: what the format can't express; the message names the layer.
         OSError: the file can't be written.
     """
-    content = to_tflite(program)
-
-    def fill(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    atomic_write(path, fill)
-    return len(content)
+    return write_bytes(path, to_tflite(program))
 
 
 def to_tflite(program: Program, watched: Sequence[int] = ()) -> bytes:

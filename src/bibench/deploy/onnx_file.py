@@ -14,7 +14,7 @@ from bibench.deploy.format import PackedError, Program
 from bibench.deploy.onnx_graph import Array, Graph
 from bibench.deploy.onnx_operations import Dialect, Translation
 from bibench.deploy.onnx_packed import DOMAIN, PackedTranslation
-from bibench.files import atomic_write
+from bibench.files import write_bytes
 
 __all__ = [
     "METADATA",
@@ -114,13 +114,7 @@ def _write(model: Any, path: Path) -> int:
         raise PackedError(
             f"the model takes {size:,} bytes as ONNX, whose files hold {_MOST_BYTES:,} at most: export it as 'packed'"
         )
-    content: bytes = model.SerializeToString(deterministic=True)
-
-    def fill(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    atomic_write(path, fill)
-    return len(content)
+    return write_bytes(path, model.SerializeToString(deterministic=True))
 
 
 def onnx_model(program: Program, dialect: Dialect, how: type[Translation] = Translation) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bibench.deploy.compare import Comparison, _in_torch, compare
+from bibench.deploy.compare import Comparison, compare, in_torch
 from bibench.deploy.export import pack
 from bibench.deploy.format import PackedError, Program, words
 from bibench.deploy.onnx_file import METADATA
@@ -62,7 +62,7 @@ def compare_outputs(model: nn.Module, path: Path, x: Any) -> Comparison:
     for i in range(len(given[0])):
         sample = tree_map(lambda leaf, i=i: leaf[i : i + 1].detach() if isinstance(leaf, Tensor) else leaf, x)
         arrays = [leaf.cpu().contiguous().numpy() for leaf in tree_leaves(sample) if isinstance(leaf, Tensor)]
-        expected, _ = _in_torch(model, sample)
+        expected, _ = in_torch(model, sample)
         inputs = {port.name: array for port, array in zip(session.get_inputs(), arrays, strict=True)}
         found = [output.reshape(-1) for output in session.run(None, inputs)]
         for want, got in zip(expected, found, strict=True):

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from bibench.files import atomic_write, write_json
+from bibench.files import write_bytes, write_json
 
 __all__ = [
     "CheckpointError",
@@ -278,10 +278,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     # Not save_file: it reports a full disk as an error of its own, without the operating system's number.
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(save(tensors))
-
-    atomic_write(path, write)
+    write_bytes(path, save(tensors))
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
