@@ -1,13 +1,15 @@
 """What loaded and augmented batches cost: training steps over them against the same steps on one fixed batch.
 
-Batches from memory: both are measured in one run, step by step in turns, so that a busy machine slows both. A repeat's
-figure is the ratio of its median steps. Batches that worker processes read from files: in turns of all steps of a
-repeat, since workers would go on reading while the fixed batch has its turn; the figure is the ratio of the whole
-times, without the first step, in which the workers start. Without ``--data`` the images are random bytes in CIFAR-10's
-shape; they cost the same. Other tasks need their files, or a part of them.
+Batches from memory: both are measured in one run, step by step in turns, so that a busy machine slows both. The fixed
+batch is the one just loaded, since those of text differ in length; a repeat's figure is the ratio of its median steps.
+Batches that worker processes read from files: in turns of all steps of a repeat, since workers would go on reading
+while the fixed batch has its turn; the figure is the ratio of the whole times, without the first step, in which the
+workers start. Without ``--data`` the images are random bytes in CIFAR-10's shape; they cost the same. Other tasks need
+their files, or a part of them.
 
     python benchmarks/input_pipeline.py [--data DIR] [--architecture resnet20] [--steps 10] [--repeats 9]
     python benchmarks/input_pipeline.py --task speech_commands --data DIR --batch-size 96
+    python benchmarks/input_pipeline.py --task glue_sst2 --data DIR --batch-size 32
     python benchmarks/input_pipeline.py --task voc07 --data DIR --batch-size 8 [--workers 2]
 """
 
@@ -58,16 +60,17 @@ def seconds(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, batc
     return time.perf_counter() - start
 
 
-def by_steps(timed: Callable[[Iterator[Batch]], float], loaded: Iterator[Batch], fixed: Batch, steps: int) -> Times:
-    """The median step on each, step by step in turns."""
-    single = itertools.repeat(fixed)
-    spent = [(timed(loaded), timed(single)) for _ in range(steps)]
+def by_steps(timed: Callable[[Iterator[Batch]], float], loaded: Iterator[Batch], steps: int) -> Times:
+    """The median step that loads its batch, and the same step again on that batch, in turns."""
+    loaded, again = itertools.tee(loaded)
+    spent = [(timed(loaded), timed(again)) for _ in range(steps)]
     return tuple(statistics.median(column) for column in zip(*spent, strict=True))
 
 
-def by_blocks(timed: Callable[[Iterator[Batch]], float], loaded: Generator[Batch], fixed: Batch, steps: int) -> Times:
-    """The mean step on each, all steps on loaded batches before those on the fixed one, without the first of each."""
+def by_blocks(timed: Callable[[Iterator[Batch]], float], loaded: Generator[Batch], steps: int) -> Times:
+    """The mean step on each, all steps on loaded batches before those on a fixed one, without the first of each."""
     means = []
+    fixed = next(loaded)
     for batches in (loaded, itertools.repeat(fixed)):
         timed(batches)
         means.append(statistics.mean(timed(batches) for _ in range(steps - 1)))
@@ -111,22 +114,20 @@ def main() -> None:
         split, outputs = random_images(), 10
     else:
         parser.error(f"--task {options.task} needs --data")
-    if len(split) < options.steps * options.batch_size:
-        parser.error(
-            f"--steps {options.steps} needs {options.steps * options.batch_size:,} samples, found {len(split):,}"
-        )
+    needed = (options.steps + 1) * options.batch_size
+    if len(split) < needed:
+        parser.error(f"--steps {options.steps} needs {needed:,} samples, found {len(split):,}")
     device = torch.device(options.device)
     torch.manual_seed(0)
     model = registry.get("architectures", options.architecture).build(task.input_shape, outputs).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    fixed = next(iter(split.batches(options.batch_size, device=device)))
 
     workers = getattr(split, "workers", 0)
     measure = by_blocks if workers else by_steps
     ratios, times = [], []
     for repeat in range(-1, options.repeats):
         loaded = split.batches(options.batch_size, device=device, seed=repeat + 1)
-        augmented, repeated = measure(partial(seconds, task, model, optimizer), loaded, fixed, options.steps)
+        augmented, repeated = measure(partial(seconds, task, model, optimizer), loaded, options.steps)
         if repeat >= 0:  # the first was to warm up
             ratios.append(augmented / repeated)
             times.append(1000 * repeated)

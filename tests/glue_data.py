@@ -1,7 +1,10 @@
-"""Small GLUE data in both layouts, with a vocabulary of the right size, for the tests of tasks and of whole runs."""
+"""Small GLUE data in every layout, with a vocabulary of the right size, for the tests of tasks and of whole runs."""
 
 import json
 from pathlib import Path
+
+import pyarrow
+from pyarrow import parquet
 
 from bibench.models.bert import VOCABULARY
 
@@ -128,17 +131,42 @@ def write_original(root: Path, task: str, train: int = 12, test: int = 6, suffix
     return target
 
 
+def hub_rows(task: str, start: int, count: int) -> list[dict[str, object]]:
+    """Rows of the Hugging Face layout, the same as `original_line`'s."""
+    _, _, _, _, fields, labels, *_ = TABLES[task]
+    rows = []
+    for number in range(start, start + count):
+        sentences, _, label = sample(task, number)
+        row = dict(zip(fields, sentences, strict=True)) | {"label": int(label) if labels else label}
+        rows.append(row | {"idx": number})
+    return rows
+
+
 def write_hub(root: Path, task: str, train: int = 12, test: int = 6) -> Path:
-    """The Hugging Face layout below ``root`` with the same rows; returns the task's folder."""
-    _, hub, _, _, fields, labels, _, name = TABLES[task]
-    target = root / hub
+    """The Hugging Face layout as JSON lines below ``root``, with the same rows; returns the task's folder."""
+    target = root / TABLES[task][1]
     target.mkdir(parents=True, exist_ok=True)
-    for stem, start, count in (("train", 0, train), (name, 100, test)):
+    for stem, start, count in (("train", 0, train), (TABLES[task][-1], 100, test)):
         with (target / f"{stem}.jsonl").open("w", encoding="utf-8") as file:
-            for number in range(start, start + count):
-                sentences, _, label = sample(task, number)
-                row = dict(zip(fields, sentences, strict=True)) | {"label": int(label) if labels else label}
-                file.write(json.dumps(row | {"idx": number}, ensure_ascii=False) + "\n")
+            for row in hub_rows(task, start, count):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return target
+
+
+def write_parquet(root: Path, task: str, train: int = 12, test: int = 6, shards: int = 1) -> Path:
+    """The Hugging Face layout as parquet below ``root``, with the same rows and types as its hub's; returns the task's
+    folder."""
+    target = root / TABLES[task][1]
+    target.mkdir(parents=True, exist_ok=True)
+    label = pyarrow.int64() if TABLES[task][5] else pyarrow.float32()
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in TABLES[task][4]])
+    schema = schema.append(pyarrow.field("label", label)).append(pyarrow.field("idx", pyarrow.int32()))
+    for stem, start, count, pieces in (("train", 0, train, shards), (TABLES[task][-1], 100, test, 1)):
+        rows = hub_rows(task, start, count)
+        for piece in range(pieces):
+            part = rows[piece * count // pieces : (piece + 1) * count // pieces]
+            table = pyarrow.Table.from_pylist(part, schema)
+            parquet.write_table(table, target / f"{stem}-{piece:05}-of-{pieces:05}.parquet", row_group_size=5)
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,72 +50,12 @@ def mine(*, learned=True):
     )
 '''
 
-TASK = '''\
-"""Are the stripes horizontal or vertical?"""
-
-from dataclasses import dataclass
-
-import numpy as np
-import torch
-import torch.nn.functional as F
-
-from bibench.recipes import SGD, Adam, Recipe
-from bibench.tasks.base import Data, Evaluation, Metric, Task
-
-
-@dataclass(frozen=True)
-class Stripes:
-    images: torch.Tensor
-    labels: torch.Tensor
-
-    def __len__(self):
-        return len(self.images)
-
-    def batches(self, batch_size, *, device, seed=None):
-        order = torch.arange(len(self))
-        if seed is not None:
-            order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-            order = order[: max(1, len(self) // batch_size) * batch_size]
-        for part in order.split(batch_size):
-            yield self.images[part].to(device), self.labels[part].to(device)
-
-
-def split(count, seed):
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, 2, (count,), generator=generator)
-    stripes = torch.randn(count, 1, 8, 1, generator=generator).expand(-1, -1, 8, 8)
-    images = torch.where(labels.view(-1, 1, 1, 1) == 0, stripes, stripes.transpose(2, 3))
-    return Stripes(images + 0.1 * torch.randn(count, 1, 8, 8, generator=generator), labels)
-
-
-def load(root, subset):
-    return Data(train=split(128, 0), test=split(64, 1), outputs=2, fingerprint="0" * 64)
-
-
-def loss(model, batch):
-    images, labels = batch
-    return F.cross_entropy(model(images), labels)
-
-
-def evaluate(model, batches):
-    right = torch.cat([model(images).argmax(1).eq(labels).cpu() for images, labels in batches]).float()
-    return Evaluation(figures={"accuracy": 100 * float(right.mean())}, per_sample=right.numpy().astype(np.float32))
-
-
-stripes = Task(
-    name="stripes",
-    title="Stripes",
-    modality="image",
-    architectures=("tiny",),
-    load=load,
-    input_shape=(1, 8, 8),
-    loss=loss,
-    evaluate=evaluate,
-    metric=Metric(name="accuracy"),
-    full_precision=Recipe(optimizer=SGD(lr=0.1), epochs=2, batch_size=32),
-    binarized=Recipe(optimizer=Adam(lr=1e-3), epochs=2, batch_size=32),
-)
-'''
+TASK = re.search(
+    r"<!-- own task -->\n```python\n(.*?)```",
+    (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8"),
+    re.DOTALL,
+)[1]
+"""The one that the documentation shows."""
 
 ARCHITECTURE = '''\
 """Three convolutions."""

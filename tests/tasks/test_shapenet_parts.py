@@ -1,7 +1,8 @@
 """ShapeNet parts: both releases made here in the original format (the real ones are untested), and damaged files."""
 
-import json
 import re
+import runpy
+import sys
 from itertools import pairwise
 
 import h5py
@@ -10,63 +11,20 @@ import pytest
 import torch
 
 import bibench
+import shapenet_data
 from bibench import registry
 from bibench.tasks import shapenet_parts as module
 from bibench.tasks.base import DataError
 from bibench.tasks.corruption_cache import CACHE_VARIABLE
 from bibench.tasks.shapenet_parts import CATEGORIES, shapenet, shapenet_normals
+from shapenet_data import SYNSETS, TXT, write_hdf5, write_txt
 
 CPU = torch.device("cpu")
-SYNSETS = {"Bag": "02773838", "Lamp": "03636649", "Table": "04379243"}
-TXT, HDF5 = "shapenetcore_partanno_segmentation_benchmark_v0_normal", "hdf5_data"
-OWN = dict(CATEGORIES)
 
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
-
-
-def made_object(category, points, generator):
-    """Rows ``x y z nx ny nz part``: a box whose parts are slices of its height, as wide as the category's number."""
-    own = OWN[category]
-    places = generator.uniform(-1, 1, (points, 3)) * (1, 0.3 + 0.1 * list(OWN).index(category), 1)
-    normals = generator.normal(size=(points, 3))
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    part = own.start + np.minimum((places[:, 2] + 1) / 2 * len(own), len(own) - 1).astype(int)
-    return np.column_stack((places, normals, part))
-
-
-def write_txt(root, count=2, points=2500):
-    """A folder in the layout of the txt release, with ``count`` objects a category and split."""
-    folder, generator = root / TXT, np.random.default_rng(0)
-    (folder / "train_test_split").mkdir(parents=True)
-    (folder / "synsetoffset2category.txt").write_text("".join(f"{n}\t{s}\n" for n, s in SYNSETS.items()))
-    for split in ("train", "val", "test"):
-        names = []
-        for category, synset in SYNSETS.items():
-            (folder / synset).mkdir(exist_ok=True)
-            for number in range(count):
-                rows = made_object(category, points, generator)
-                np.savetxt(folder / synset / f"{split}{number}.txt", rows, fmt="%.6f")
-                names.append(f"shape_data/{synset}/{split}{number}")
-        (folder / "train_test_split" / f"shuffled_{split}_file_list.json").write_text(json.dumps(names))
-    return folder
-
-
-def write_hdf5(root, count=2):
-    """A folder in the layout of the HDF5 release."""
-    folder, generator = root / HDF5, np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    (folder / "all_object_categories.txt").write_text("".join(f"{n}\t{s}\n" for n, s in SYNSETS.items()))
-    for split in ("train", "val", "test"):
-        (folder / f"{split}_hdf5_file_list.txt").write_text(f"ply_data_{split}0.h5\n")
-        rows = [made_object(category, 2048, generator) for category in SYNSETS for _ in range(count)]
-        with h5py.File(folder / f"ply_data_{split}0.h5", "w") as file:
-            file["data"] = np.stack(rows)[:, :, :3].astype(np.float32)
-            file["pid"] = np.stack(rows)[:, :, 6].astype(np.uint8)
-            file["label"] = np.repeat(np.arange(3), count)[:, None].astype(np.uint8)
-    return folder
 
 
 @pytest.fixture
@@ -103,6 +61,17 @@ def test_both_releases_are_read(write, tmp_path):
     (note,) = data.notes
     part = "3 of 16 categories, 12 of 14,007 training and 6 of 2,874 test objects"
     assert note.startswith(f"{folder.name} ({kind} release); {part}; each category's most frequent part everywhere")
+
+
+def test_the_command_makes_objects_of_every_category(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["shapenet_data.py", str(tmp_path), "--objects", "1"])
+    runpy.run_path(shapenet_data.__file__, run_name="__main__")
+    assert capsys.readouterr().out.strip() == str(tmp_path / TXT)
+    data = shapenet.load(tmp_path, True)
+    assert (len(data.train), len(data.test)) == (32, 16)
+    _, parts, category = next(data.test.batches(16, device=CPU))
+    assert sorted(category.tolist()) == list(range(16))
+    assert set(parts.flatten().tolist()) == set(range(50))
 
 
 def test_points_keep_their_parts_and_normals(txt):

@@ -90,7 +90,7 @@ def cache(tmp_path, monkeypatch):
 
 def _rows():
     yield Row(first="the cat sat", second=None, label=1.0)
-    yield Broken(line=7, reason="torn")
+    yield Broken(place="line 7", reason="torn")
     yield Row(first="a good film", second="was dull", label=0.0)
 
 

@@ -1,5 +1,4 @@
-"""GLUE: nine tasks on sentences and pairs of sentences, from the original TSV files or as JSON lines of Hugging
-Face."""
+"""GLUE: nine tasks on sentences and pairs of sentences, from the original TSV files or those of Hugging Face."""
 
 from __future__ import annotations
 
@@ -60,24 +59,24 @@ def _load(name: str, table: Table, length: int, metric: Metric, root: Path | Non
     digest = hashlib.sha256(f"{pieces.sha256} {length}".encode())
     notes: list[str] = []
     for part, whole in zip((parts.train, parts.test), table.counts, strict=True):
-        source = sha256_of(part.path)
+        source = "".join(map(sha256_of, part.paths))
         digest.update(source.encode())
         split = _encoded(part, table, source, pieces, length)
         splits.append(split)
-        shown = f"{part.path.parent.name}/{part.path.name}"
         if (part.subset or len(split) != whole) and not subset:
             raise DataError(
-                f"{part.path} has {len(split):,} rows, the original has {whole:,}{_left_out(split)}; put the original "
-                "in its place, or accept a part of the data set with --allow-subset"
+                f"{part.paths[0].parent.parent / part.name} has {len(split):,} rows, the original has {whole:,}"
+                f"{_left_out(split)}; put the original in its place, or accept a part of the data set with "
+                "--allow-subset"
             )
         if part.subset or len(split) != whole:
-            notes.append(f"{shown}: {len(split):,} of {whole:,} rows")
+            notes.append(f"{part.name}: {len(split):,} of {whole:,} rows")
         if split.broken:
-            notes.append(f"{shown}{_left_out(split)}")
+            notes.append(f"{part.name}{_left_out(split)}")
         if split.cut:
-            notes.append(f"{shown}: {split.cut:,} of {len(split):,} samples cut to {length} word pieces")
-    if parts.test.subset and table.test[0] not in parts.test.path.name:
-        notes.append(f"{parts.test.path.name} stands for {table.test[0]}.tsv")
+            notes.append(f"{part.name}: {split.cut:,} of {len(split):,} samples cut to {length} word pieces")
+    if parts.test.subset and table.test[0] not in parts.test.name:
+        notes.append(f"{parts.test.name} stands for {table.test[0]}.tsv")
     notes.append(_trivial(table, splits[1], metric))
     return Data(
         train=splits[0],

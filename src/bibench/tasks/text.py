@@ -21,7 +21,6 @@ import numpy.typing as npt
 import tokenizers
 import torch
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import f1_score, matthews_corrcoef
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -81,9 +80,9 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
-    """A row of a file that is left out: its line, counted from 1, and what is wrong with it."""
+    """A row of a file that is left out: its line or row, counted from 1, and what is wrong with it."""
 
-    line: int
+    place: str
     reason: str
 
 
@@ -279,7 +278,7 @@ def _write(rows: Iterator[Row | Broken], folder: Path, pieces: WordPieces, lengt
             for row in part:
                 if isinstance(row, Broken):
                     broken += 1
-                    first_broken = first_broken or f"line {row.line:,}: {row.reason}"
+                    first_broken = first_broken or f"{row.place}: {row.reason}"
             whole = [row for row in part if isinstance(row, Row)]
             texts = [row.first if row.second is None else (row.first, row.second) for row in whole]
             for row, found in zip(whole, tokenizer.encode_batch(texts), strict=True):
@@ -366,6 +365,8 @@ def evaluate_accuracy_and_f1(model: nn.Module, batches: Iterable[TextBatch]) -> 
     >>> found["accuracy"], round(found["f1"], 1)
     (75.0, 80.0)
     """
+    from sklearn.metrics import f1_score  # 130 MB, which a plan or a score doesn't need
+
     found, predicted, right = _predicted(model, batches)
     score = 100.0 * float(f1_score(right, predicted, zero_division=0.0))
     return Evaluation(figures=found.figures | {"f1": score}, per_sample=found.per_sample)
@@ -376,6 +377,8 @@ def evaluate_matthews(model: nn.Module, batches: Iterable[TextBatch]) -> Evaluat
 
     Per sample: 1.0 where the class is right, else 0.0; it is a figure of the whole, which no sample has.
     """
+    from sklearn.metrics import matthews_corrcoef  # as above
+
     found, predicted, right = _predicted(model, batches)
     score = 100.0 * float(matthews_corrcoef(right, predicted))
     return Evaluation(figures={"matthews_corr": score} | found.figures, per_sample=found.per_sample)
