@@ -48,12 +48,13 @@ def _network(task, outputs, seen):
 def _store(folder, *runs):
     """A store of finished runs, from (run, network)."""
     store = Store(folder)
-    store.claim({"name": "made"}, [run for run, _ in runs], {})
+    store.begin({"name": "made"}, [run for run, _ in runs], {})
     for run, model in runs:
         store.folder(run.id).mkdir(parents=True)
         if model is not None:
             save_weights(store.weights(run.id), model)
-        store.commit(Record(id=run.id, run=run, status="ok", environment=None, finished="2025-01-01T00:00:00Z"))
+        record = Record(id=run.id, run=run, status="ok", environment=None, finished="2025-01-01T00:00:00Z")
+        store.commit(record, store.claims.take(run.id))
     return folder
 
 

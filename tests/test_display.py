@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from bibench import display
+from bibench.bench import queue
 from bibench.bench.worker import Outcome
 from bibench.display import Display
 from small_runs import SGD_RECIPE, config
@@ -63,7 +64,7 @@ def test_runs_count_by_the_samples_that_they_see_in_whatever_their_budgets_are(
     epochs = config("fp32", dataclasses.replace(SGD_RECIPE, epochs=2))
     steps = config("bnn", dataclasses.replace(SGD_RECIPE, epochs=None, steps=479, batch_size=6))
     if not known:
-        monkeypatch.setattr(display, "samples_of", lambda run: None if run is epochs else 2874)
+        monkeypatch.setattr(queue, "samples_of", lambda run: None if run is epochs else 2874)
     with Display([epochs, steps], plain()) as shown:
         clock[0] += 10
         shown.finished(ended(epochs))
@@ -114,6 +115,20 @@ def test_in_a_terminal_bars_with_the_time_left(clock):
         assert "digits digits_cnn fp32 seed 0" in console.file.getvalue()
         shown.finished(ended(RUNS[0]))
     assert "\x1b[?25h" in console.file.getvalue()  # the cursor is back
+
+
+def test_runs_of_another_process_have_no_bar_and_are_counted(clock):
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    with Display(RUNS, console) as shown:
+        for run in RUNS[:2]:
+            shown.started(run)
+            shown.elsewhere(run)
+        assert list(shown.names) == []
+        shown.live.refresh()
+        assert "0 of 4 runs, 2 of another process" in console.file.getvalue()
+        shown.started(RUNS[0])
+        assert list(shown.names) == [RUNS[0].id]
+        assert shown.others == {RUNS[1].id}
 
 
 def test_after_an_error_the_terminal_is_as_it_was():

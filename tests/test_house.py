@@ -24,6 +24,7 @@ ALLOWED = {
         "bench",
         "training",
         "tracks",
+        "deploy",
         "records",
         "tasks",
         "models",

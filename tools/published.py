@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -235,7 +236,7 @@ def counted() -> Iterator[tuple[Place, Figure]]:
         model = binarize(resnet18.build((3, 224, 224), 1000), algorithm, example=example, inplace=True).to("meta")
         for figure in complexity_figures(model, example.to("meta")):
             how = "counted by bibench on ResNet-18, 224x224 pixels"
-            yield ("imagenet", "resnet18", algorithm), figure.model_copy(update={"source": how})
+            yield ("imagenet", "resnet18", algorithm), dataclasses.replace(figure, source=how)
 
 
 def trials(folder: Path) -> Iterator[Record]:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from bibench.bench.estimate import samples_of
+from bibench.bench.queue import work_of
 from bibench.bench.worker import Outcome
 from bibench.records import RunConfig
 from bibench.report.summary import duration
@@ -41,15 +41,11 @@ class Display:
     def __init__(self, runs: list[RunConfig], console: Console) -> None:
         self.console = console
         self.total = len(runs)
-        samples = [samples_of(run) for run in runs]
-        known = None not in samples  # else by its budget, be it in epochs or in steps
-        self.weights = {
-            run.id: float(count if known and count else run.known_recipe.budget)
-            for run, count in zip(runs, samples, strict=True)
-        }
+        self.weights = {run.id: work for run, work in zip(runs, work_of(runs), strict=True)}
         self.shares: dict[str, float] = {}
         self.continued: dict[str, float] = {}
         self.names: dict[str, TaskID] = {}
+        self.others: set[str] = set()
         self.ended = 0
         self.start = time.monotonic()
         self.bars = Progress(
@@ -72,6 +68,7 @@ class Display:
             self.live.stop()
 
     def started(self, run: RunConfig) -> None:
+        self.others.discard(run.id)
         if self.live is not None:
             self.names[run.id] = self.bars.add_task(_name(run), total=1.0)
 
@@ -83,12 +80,14 @@ class Display:
             self.bars.update(self.names[run_id], completed=share)
             self._refresh()
 
+    def elsewhere(self, run: RunConfig) -> None:
+        self.others.add(run.id)
+        self._remove_bar(run.id)
+
     def finished(self, outcome: Outcome) -> None:
         self.ended += 1
         self.shares[outcome.run.id] = 1.0
-        if self.live is not None and outcome.run.id in self.names:
-            self.bars.remove_task(self.names.pop(outcome.run.id))
-            self._refresh()
+        self._remove_bar(outcome.run.id)
         style = {"ok": "green", "failed": "red", "error": "bold red"}[outcome.status]
         left = self.left()
         tail = f"  (about {duration(left)} left)" if left is not None and self.live is None else ""
@@ -102,6 +101,11 @@ class Display:
         if outcome.status == "error" and not sys.stderr.isatty():  # in a terminal it would stand there twice
             print(f"error: {_name(outcome.run)}: {outcome.message}", file=sys.stderr)
 
+    def _remove_bar(self, run_id: str) -> None:
+        if self.live is not None and run_id in self.names:
+            self.bars.remove_task(self.names.pop(run_id))
+            self._refresh()
+
     def left(self) -> float | None:
         """Seconds left, or None as long as nothing can be said."""
         total = sum(self.weights.values())
@@ -114,5 +118,7 @@ class Display:
 
     def _refresh(self) -> None:
         left = self.left()
-        text = f"{self.ended} of {self.total} runs" + ("" if left is None else f", about {duration(left)} left")
+        text = f"{self.ended} of {self.total} runs"
+        text += f", {len(self.others)} of another process" if self.others else ""
+        text += "" if left is None else f", about {duration(left)} left"
         self.bars.update(self.overall, description=text, completed=self._done(self.shares))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_write", "write_bytes", "write_json", "write_text"]
+__all__ = ["atomic_write", "json_text", "temporary_beside", "write_bytes", "write_json", "write_text"]
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
@@ -20,7 +21,7 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         OSError: such as a full disk; its ``filename`` is set.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         write(temporary)
         with temporary.open("r+b") as file:
@@ -31,6 +32,11 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)  # a failed write doesn't name its file
         raise
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name for a temporary file that no other thread, process or machine has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 def write_bytes(path: Path, content: bytes) -> int:
@@ -48,6 +54,11 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def json_text(content: Any) -> str:
+    """JSON for people to read too; NaN and infinities are refused, since JSON has none."""
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically; NaN and infinities are refused, since JSON has none."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    """Write a JSON file atomically, see `json_text`."""
+    write_text(path, json_text(content))

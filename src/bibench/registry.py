@@ -58,6 +58,8 @@ _BUILTIN: Mapping[str, Mapping[str, str]] = {
         "digits": "bibench.tasks.digits:digits",
         "cifar10": "bibench.tasks.cifar10:cifar10",
         "imagenet": "bibench.tasks.imagenet:imagenet",
+        "noise32": "bibench.tasks.noise:noise32",
+        "noise224": "bibench.tasks.noise:noise224",
         "voc07": "bibench.tasks.voc:voc07",
         "voc0712": "bibench.tasks.voc:voc0712",
         "voc07_small": "bibench.tasks.voc:voc07_small",

@@ -73,7 +73,7 @@ def test_nothing_to_score(tmp_path):
 def claim(suite, settings, **arguments):
     """What a run does before its first step."""
     prepared = prepare(suite, settings, **arguments)
-    Store(settings.out).claim(prepared.description, prepared.runs, prepared.data)
+    Store(settings.out).begin(prepared.description, prepared.runs, prepared.data)
 
 
 def test_a_store_is_scored_with_the_tracks_of_its_suite(tmp_path, suite):

@@ -140,9 +140,9 @@ def test_a_run_learns_from_its_parent_and_its_record_says_so(tmp_path: Path, mon
     taught: list[Any] = []
     train = loop._train
 
-    def noted(fabric: Any, job: Any, on_progress: Any) -> Any:
+    def noted(fabric: Any, job: Any, *more: Any) -> Any:
         taught.append(job.teacher)
-        return train(fabric, job, on_progress)
+        return train(fabric, job, *more)
 
     monkeypatch.setattr(loop, "_train", noted)
     suite = parse_suite(DIGITS + "tracks: [learning_task, training_consumption]\nmeasure: {step_repeats: 1}\n", "test")

@@ -1,16 +1,21 @@
 """The executor: parents first, one or several at a time with the same results, and what a failure takes with it."""
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 
-from bibench.bench import executor
+from bibench.bench import claims, executor
 from bibench.bench.benchmark import run_suite, score_store
-from bibench.bench.executor import run_plan
+from bibench.bench.claims import Holder
+from bibench.bench.executor import Stop, run_plan
 from bibench.bench.plan import make_plan
+from bibench.bench.pool import Limits
+from bibench.bench.ray_executor import Cluster
 from bibench.bench.store import Store
 from bibench.bench.suite import load_suite
 from bibench.bench.worker import Outcome, Settings
@@ -40,6 +45,9 @@ class Log:
 
     def finished(self, outcome):
         self._add(outcome.status, outcome.run.id)
+
+    def elsewhere(self, run):
+        self._add("elsewhere", run.id)
 
     def of(self, *events):
         return [run_id for event, run_id in self.events if event in events]
@@ -71,7 +79,7 @@ def test_one_or_two_at_a_time_end_bit_for_bit_the_same(tmp_path):
 def made_up(ends, made):
     """In place of a run: how each ends, by algorithm; ``made`` gets who ran."""
 
-    def execute(run, settings, progress):
+    def execute(run, settings, progress, *, takeover):
         made.append(run.algorithm)
         end = ends.get(run.algorithm, Outcome(run=run, status="ok", message="", seconds=0.0))
         return dataclasses.replace(end, run=run)
@@ -87,7 +95,7 @@ def test_children_of_a_failed_parent_are_errors_and_the_others_go_on(tmp_path, m
     runs, made = plan_of(tmp_path, seeds="2"), []
     first = Outcome(run=runs[0], status="failed", message="diverged", seconds=1.0)
 
-    def execute(run, settings, progress):
+    def execute(run, settings, progress, *, takeover):
         made.append((run.algorithm, run.seed))
         return first if run == runs[0] else Outcome(run=run, status="ok", message="", seconds=0.0)
 
@@ -99,13 +107,26 @@ def test_children_of_a_failed_parent_are_errors_and_the_others_go_on(tmp_path, m
     assert all(outcome.message == f"not run: its full-precision run {runs[0].id} did not succeed" for outcome in lost)
 
 
+def test_children_of_a_parent_that_failed_before_are_errors_each_time(tmp_path):
+    huge = "\n  - task: digits\n    binarized: {epochs: 1, batch_size: 256}\n"
+    huge += "    full_precision: {epochs: 2, batch_size: 256, optimizer: {name: sgd, lr: 1.0e+30}}"
+    suite = load_suite(str(suite_file(tmp_path, tasks=huge)))
+    runs, outcomes, _ = run(suite, tmp_path / "store")
+    assert [outcome.status for outcome in outcomes] == ["failed", "error", "error"]
+    _, again, _ = run(suite, tmp_path / "store")
+    assert [(outcome.run.algorithm, outcome.message) for outcome in again] == [
+        ("bnn", f"not run: its full-precision run {runs[0].id} did not succeed"),
+        ("recu", f"not run: its full-precision run {runs[0].id} did not succeed"),
+    ]
+
+
 def test_after_a_full_disk_nothing_more_is_started(tmp_path, monkeypatch):
     runs, made = plan_of(tmp_path, seeds="2"), []
     full = Outcome(run=runs[0], status="error", message="full", seconds=1.0, fatal=True)
     monkeypatch.setattr(executor, "execute", made_up({"bnn": full}, made))
     outcomes = run_plan(runs, Settings(out=tmp_path / "store"), jobs=1, listener=Log())
-    assert made == ["fp32", "bnn"]
-    assert len(outcomes) == 2
+    assert made == ["fp32", "fp32", "bnn"]
+    assert len(outcomes) == 3
 
 
 def test_an_ordinary_error_leaves_the_rest_alone(tmp_path, monkeypatch):
@@ -150,7 +171,7 @@ def test_more_is_added_and_nothing_repeated(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_ends_its_runs_and_the_suite_goes_on(tmp_path):
+def test_a_killed_workers_run_goes_on_in_another_and_no_other_notices(tmp_path):
     suite = load_suite(str(suite_file(tmp_path, algorithms="[bnn]", seeds="3", recipe="{epochs: 2, batch_size: 128}")))
     killed = []
 
@@ -160,14 +181,147 @@ def test_a_killed_worker_ends_its_runs_and_the_suite_goes_on(tmp_path):
             children = [child.pid for child in multiprocessing.active_children()]
             os.kill(children[0], signal.SIGKILL)
 
-    runs, outcomes, _ = run(suite, tmp_path / "store", jobs=2, log=Log(kill))
-    ends = {outcome.run.id: outcome for outcome in outcomes}
-    assert len(ends) == len(outcomes) == len(runs)  # each run ends once
-    died = [outcome for outcome in outcomes if "a worker process died" in outcome.message]
-    assert 1 <= len(died) <= 2  # with one worker the pool ends the other
-    assert {outcome.status for outcome in outcomes} == {"ok", "error"}
-    _, outcomes, _ = run(suite, tmp_path / "store", jobs=2)
+    runs, outcomes, log = run(suite, tmp_path / "store", jobs=2, log=Log(kill))
+    assert killed
+    assert sorted(outcome.run.id for outcome in outcomes) == sorted(run.id for run in runs)
     assert {outcome.status for outcome in outcomes} == {"ok"}
+    assert sorted(log.of("started")) == sorted(run.id for run in runs)
     alone = tmp_path / "alone"
     run(suite, alone)
     assert content(tmp_path / "store") == content(alone)
+
+
+class Foreign:
+    """A claim on a run by a process of which this machine knows nothing."""
+
+    def __init__(self, store, run, monkeypatch):
+        holder = Holder(host="elsewhere", system=None, pid=1, started=None)
+        with monkeypatch.context() as patched:
+            patched.setattr(claims, "this_process", lambda: holder)
+            self.claim = store.claims.take(run.id, lease=0.5)
+        self.asked = []
+
+    def execute(self, run, settings, progress, *, takeover):
+        """In place of a run: busy where the claim stands."""
+        self.asked.append((run.algorithm, takeover))
+        standing = self.claim.claims.standing(run.id)
+        busy = standing is not None and not standing.free and standing.token != takeover
+        return Outcome(run=run, status="busy" if busy else "ok", message="", seconds=0.0)
+
+
+def test_a_run_of_another_process_is_taken_over_when_that_has_not_lived_for_a_lease(tmp_path, monkeypatch):
+    (full, *rest), log = plan_of(tmp_path), Log()
+    other = Foreign(Store(tmp_path / "store"), full, monkeypatch)
+    monkeypatch.setattr(executor, "execute", other.execute)
+    start = time.monotonic()
+    outcomes = run_plan([full, *rest], Settings(out=tmp_path / "store", lease=0.5), jobs=1, listener=log)
+    assert time.monotonic() - start >= 0.5
+    assert other.asked == [("fp32", None), ("fp32", other.claim.token), ("bnn", None), ("recu", None)]
+    assert [(outcome.run.algorithm, outcome.status) for outcome in outcomes] == [
+        ("fp32", "ok"),
+        ("bnn", "ok"),
+        ("recu", "ok"),
+    ]
+    assert log.of("elsewhere") == [full.id]
+
+
+@pytest.mark.parametrize("end", ["released", "finished"])
+def test_a_run_that_another_process_gives_up_or_finishes_is_asked_for_again(tmp_path, monkeypatch, end):
+    (full, *rest), log = plan_of(tmp_path), Log()
+    other = Foreign(Store(tmp_path / "store"), full, monkeypatch)
+
+    def give_up(event, run_id):
+        if event == "elsewhere":
+            other.claim.beat(released=True) if end == "released" else other.claim.finish()
+
+    monkeypatch.setattr(executor, "execute", other.execute)
+    log.on_event = give_up
+    outcomes = run_plan([full, *rest], Settings(out=tmp_path / "store", lease=0.6), jobs=1, listener=log)
+    assert other.asked == [("fp32", None), ("fp32", None), ("bnn", None), ("recu", None)]
+    assert {outcome.status for outcome in outcomes} == {"ok"}
+
+
+def test_while_another_process_works_on_one_run_the_others_go_on(tmp_path, monkeypatch):
+    (full, *rest), log = plan_of(tmp_path), Log()
+    other = Foreign(Store(tmp_path / "store"), rest[0], monkeypatch)
+    monkeypatch.setattr(executor, "execute", other.execute)
+    run_plan([full, *rest], Settings(out=tmp_path / "store", lease=0.5), jobs=1, listener=log)
+    assert other.asked == [("fp32", None), ("bnn", None), ("recu", None), ("bnn", other.claim.token)]
+
+
+@pytest.mark.slow
+def test_with_a_time_of_grace_runs_end_with_their_epoch_and_nothing_of_it_is_lost(tmp_path):
+    suite = load_suite(str(suite_file(tmp_path, algorithms="[]", recipe="{epochs: 40, batch_size: 64}")))
+    out, stop = tmp_path / "store", Stop(120.0)
+
+    def end(event, run_id):
+        if event == "progressed" and not stop.requested and shares[-1] > 0:
+            stop.request()
+
+    shares, log = [], Log(end)
+    log.progressed = lambda run_id, share: (shares.append(share), log._add("progressed", run_id))
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(suite, Settings(out=out, checkpoint_seconds=1000), jobs=1, listener=log, stop=stop)
+    assert multiprocessing.active_children() == []
+    assert not stop.over
+    store, run_id = Store(out), log.todo[0].id
+    epoch = json.loads((store.folder(run_id) / "checkpoint.json").read_text())["epoch"]
+    assert 1 <= epoch < 40
+    assert store.claims.standing(run_id).state.released
+    run(suite, out)
+    run(suite, tmp_path / "alone")
+    assert content(out) == content(tmp_path / "alone")
+
+
+def test_nothing_is_started_after_the_wish_to_stop(tmp_path):
+    runs, stop = plan_of(tmp_path), Stop(60.0)
+    stop.request()
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(runs, Settings(out=tmp_path / "store"), jobs=1, listener=Log(), stop=stop)
+    assert not (tmp_path / "store").exists()
+
+
+def test_with_nothing_to_do_no_cluster_is_asked(tmp_path, monkeypatch):
+    runs = plan_of(tmp_path)
+    monkeypatch.setattr(Store, "unfinished", lambda store, run, tracks: False)
+    monkeypatch.setattr(executor, "RayWorkers", None)
+    assert run_plan(runs, Settings(out=tmp_path / "store"), jobs=1, listener=Log(), cluster=Cluster()) == []
+
+
+def test_runs_go_to_the_cluster_that_is_given(tmp_path, monkeypatch):
+    runs, made = plan_of(tmp_path), []
+
+    class Workers:
+        running, free = 0, True
+
+        def __init__(self, cluster, settings, *, limits, on_progress):
+            made.append((cluster, settings.out, limits))
+
+        def start(self, run, takeover):
+            made.append(run.algorithm)
+            self.ended = [Outcome(run=run, status="ok", message="", seconds=0.0)]
+            self.running, self.free = 1, False
+
+        def wait(self, seconds):
+            self.running, self.free = 0, True
+            return self.ended
+
+        def close(self):
+            made.append("close")
+
+    monkeypatch.setattr(executor, "RayWorkers", Workers)
+    cluster, out = Cluster(address="auto"), tmp_path / "store"
+    run_plan(runs, Settings(out=out), jobs=1, listener=Log(), limits=Limits(hang_seconds=9), cluster=cluster)
+    assert made == [(cluster, out, Limits(hang_seconds=9)), "fp32", "bnn", "recu", "close"]
+
+
+def test_time_of_grace(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(executor.time, "monotonic", lambda: now[0])
+    stop = Stop(5.0)
+    assert (stop.requested, stop.over) == (False, False)
+    stop.request()
+    now[0] += 4.9
+    assert (stop.requested, stop.over) == (True, False)
+    now[0] += 0.2
+    assert stop.over

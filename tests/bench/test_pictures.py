@@ -252,6 +252,6 @@ def test_pictures_are_there_before_the_record(place, monkeypatch):
     """So a run that is finished has them, and one that was interrupted makes them again."""
     _seen(monkeypatch, lambda model, data: [_pair()])
     seen = []
-    monkeypatch.setattr(Store, "commit", lambda store, record: seen.append(store.pictures(record.id)))
+    monkeypatch.setattr(Store, "commit", lambda store, record, claim: seen.append(store.pictures(record.id)))
     execute(config("bnn", SHORT), place)
     assert [len(own.pairs) for own in seen] == [1]

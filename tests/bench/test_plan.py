@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bibench import registry
+from bibench.bench import plan as planning
 from bibench.bench.plan import Budget, PlanError, make_plan, parse_only, with_parents, with_partners
-from bibench.bench.suite import Sensitivity, Suite, SuiteError, TaskEntry, load_suite, parse_suite
+from bibench.bench.suite import Sensitivity, Suite, SuiteError, TaskEntry, load_suite, parse_suite, recipe_for
 from bibench.recipes import SGD, Adam, Step
 from bibench.tasks.digits import digits
 
@@ -601,3 +602,20 @@ def test_recipes_that_cannot_share_one_budget(binarized, state, message):
     make_plan(Suite(tasks=(entry,), **(content | {"method": "fine_tune"})))
     if state == "keep":
         make_plan(Suite(tasks=(entry,), **(content | {"optimizer_state": "reset"})))
+
+
+def test_what_a_plan_computes_of_a_network_does_not_grow_with_its_runs(monkeypatch):
+    """With more seeds and algorithms come more runs, and nothing else: a plan of 100,000 takes seconds."""
+    made = []
+
+    def counted(*arguments):
+        made.append(arguments)
+        return recipe_for(*arguments)
+
+    monkeypatch.setattr(planning, "recipe_for", counted)
+    few = plan(suite=SUITE)
+    of_few = len(made)
+    made.clear()
+    many = plan(suite=SUITE.model_copy(update={"seeds": tuple(range(20))}))
+    assert len(many) == 10 * len(few)
+    assert len(made) == of_few == 2 * 3  # full precision and binarized, of three networks

@@ -2,15 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import save
 
-from bibench.bench.store import Store, StoreError
+from bibench.bench.store import Store, StoreError, write_rows
 from bibench.records import Environment, Figure, Record, RecordError
 from small_runs import config
 
@@ -36,8 +34,13 @@ def record_of(run, **content):
 @pytest.fixture
 def store(tmp_path):
     store = Store(tmp_path / "store")
-    store.claim(SUITE, [config()], {"digits": "a" * 64})
+    store.begin(SUITE, [config()], {"digits": "a" * 64})
     return store
+
+
+def commit(store, record):
+    claim = store.claims.take(record.id)
+    assert store.commit(record, claim)
 
 
 def state(store):
@@ -47,7 +50,7 @@ def state(store):
 def refused(store, *arguments):
     before = state(store)
     with pytest.raises(StoreError) as caught:
-        store.claim(*arguments)
+        store.begin(*arguments)
     assert state(store) == before
     return str(caught.value)
 
@@ -60,14 +63,14 @@ def test_a_claim_is_remembered(store):
 
 def test_more_seeds_and_other_parts_may_follow(store):
     more = [config(seed=1), config("fda")]
-    store.claim(SUITE, more, {"digits": "a" * 64, "cifar10": "b" * 64})
+    store.begin(SUITE, more, {"digits": "a" * 64, "cifar10": "b" * 64})
     assert store.plan() == [config(), *more]
-    store.claim(SUITE, [config(seed=1)], {})
+    store.begin(SUITE, [config(seed=1)], {})
     assert store.plan() == [config(), *more]
 
 
 def test_a_description_may_be_rewritten(store):
-    store.claim(SUITE | {"description": "b"}, [], {})
+    store.begin(SUITE | {"description": "b"}, [], {})
     assert store.suite()["description"] == "b"
 
 
@@ -90,7 +93,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_an_empty_folder_is_taken(tmp_path):
-    Store(tmp_path).claim(SUITE, [config()], {})
+    Store(tmp_path).begin(SUITE, [config()], {})
     assert Store.open(tmp_path).plan() == [config()]
 
 
@@ -118,14 +121,14 @@ def test_no_results(tmp_path):
 def test_records_come_back(store):
     record = record_of(config())
     assert store.record(record.id) is None
-    store.commit(record)
+    commit(store, record)
     assert store.record(record.id) == record
     assert store.records() == [record]
     assert store.results().record(record.id) == record
 
 
 def test_a_truncated_record_is_named(store):
-    store.commit(record_of(config()))
+    commit(store, record_of(config()))
     path = store.folder(config().id) / "record.json"
     path.write_text(path.read_text()[:200])
     for read in (lambda: store.record(config().id), store.records):
@@ -135,7 +138,7 @@ def test_a_truncated_record_is_named(store):
 
 
 def test_a_record_in_another_runs_folder_is_refused(store):
-    store.commit(record_of(config()))
+    commit(store, record_of(config()))
     other = config(seed=1).id
     store.folder(config().id).rename(store.folder(other))
     with pytest.raises(StoreError, match=f"is the record of run {config().id}; delete it"):
@@ -145,7 +148,7 @@ def test_a_record_in_another_runs_folder_is_refused(store):
 def test_predictions_come_back(store):
     scores = np.random.default_rng(0).random(1000, dtype=np.float32)[::2]
     assert store.predictions("a-run") is None
-    store.write_predictions("a-run", scores)
+    store.write_predictions(store.folder("a-run"), scores)
     found = store.predictions("a-run")
     assert found.dtype == np.float32
     assert np.array_equal(found, scores)
@@ -158,7 +161,7 @@ def test_predictions_come_back(store):
 def test_epochs_come_back_and_pandas_reads_them(store):
     rows = [{"epoch": 1, "lr": 0.1, "train_loss": 1 / 3}, {"epoch": 2, "lr": 0.05, "train_loss": 0.1 + 0.2}]
     assert store.epochs("a-run") == []
-    store.write_rows("a-run", "epochs.csv", rows)
+    write_rows(store.folder("a-run") / "epochs.csv", rows)
     assert store.epochs("a-run") == rows
     # pandas' default parser may be off by the last bit
     frame = pd.read_csv(store.folder("a-run") / "epochs.csv", float_precision="round_trip")
@@ -172,50 +175,24 @@ def test_a_runs_name_never_leads_out_of_the_store(store, name):
             action(name)
 
 
-HOLD = "import sys; from bibench.bench.store import Store; from pathlib import Path\n"
-HOLD += "with Store(Path(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"
-
-
-def test_one_process_at_a_time(tmp_path):
-    store = Store(tmp_path / "a" / "store")
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(store.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(StoreError, match="is in use: another bibench process runs into it"), store.locked():
-            pass
-        other.kill()
-        other.wait()
-        with store.locked():  # however it ended
-            store.claim(SUITE, [config()], {})
-        assert (store.root / ".bibench.lock").read_bytes() == b""  # it stays
-    finally:
-        other.kill()
-        other.wait()
-        other.stdin.close()
-        other.stdout.close()
-
-
 @pytest.mark.parametrize("below", ["", "folder"])
 def test_a_file_is_no_store(tmp_path, below):
     (tmp_path / "file").write_text("x")
-    with (
-        pytest.raises(StoreError, match="is not a folder; choose another --out"),
-        Store(tmp_path / "file" / below).locked(),
-    ):
-        pass
+    with pytest.raises(StoreError, match="is not a folder; choose another --out"):
+        Store(tmp_path / "file" / below).begin(SUITE, [config()], {})
 
 
 def test_a_crash_while_writing_leaves_the_old_file(store, monkeypatch):
-    store.commit(record_of(config()))
+    commit(store, record_of(config()))
+    claim = store.claims.take(config().id)
 
     def crash(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(KeyboardInterrupt):
-        store.commit(record_of(config(), status="failed"))
+        store.amend(record_of(config(), status="failed"), claim)
+    claim.finish()
     assert store.record(config().id).status == "ok"
     assert [path.name for path in store.folder(config().id).iterdir()] == ["record.json"]
 
@@ -223,17 +200,8 @@ def test_a_crash_while_writing_leaves_the_old_file(store, monkeypatch):
 def test_another_folder_is_refused_before_anything_is_made_in_it(tmp_path):
     (tmp_path / ".lock").write_text("the user's own")
     message = f"{tmp_path} is not an empty folder and holds no results of bibench; choose another --out"
-    with pytest.raises(StoreError) as caught, Store(tmp_path).locked():
-        pass
-    assert str(caught.value) == message
     assert refused(Store(tmp_path), SUITE, [config()], {}) == message
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-
-
-def test_a_lock_that_is_a_folder_is_refused(store):
-    (store.root / ".bibench.lock").mkdir()
-    with pytest.raises(StoreError, match=r"\.bibench\.lock is a folder, not the store's lock file"), store.locked():
-        pass
 
 
 DEEP = "[" * 100_000
@@ -270,7 +238,7 @@ def test_predictions_of_another_kind_are_refused(store, score):
 
 
 def test_only_planned_records_are_read(store):
-    store.commit(record_of(config()))
+    commit(store, record_of(config()))
     stray = store.root / "runs" / "x" / "record.json"
     stray.parent.mkdir()
     stray.write_text("{}")
@@ -281,7 +249,7 @@ def test_only_planned_records_are_read(store):
 
 
 def test_a_record_with_another_configuration_is_refused(store):
-    store.commit(record_of(config()).model_copy(update={"run": config(seed=1)}))
+    commit(store, record_of(config()).model_copy(update={"run": config(seed=1)}))
     for read in (lambda: store.record(config().id), store.records):
         with pytest.raises(StoreError, match="its configuration doesn't match its name; delete it and run the suite"):
             read()

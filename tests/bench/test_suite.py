@@ -69,6 +69,18 @@ def test_shipped_suites(name, networks, runs):
     assert name in shipped_suites()
 
 
+def test_the_suite_of_devices_needs_no_data():
+    suite = load_suite("devices")
+    assert suite.measure.threads == (1, 2, 4, 8, 16)
+    plan = make_plan(suite)
+    networks = [("noise224", "resnet18"), ("noise224", "resnet34"), ("noise32", "vgg_small")]
+    assert list(dict.fromkeys((run.task, run.architecture) for run in plan)) == networks
+    assert [run.algorithm for run in plan if run.architecture == "resnet18"] == ["fp32", "bnn", "reactnet"]
+    assert all(run.parent is None and run.known_recipe.steps == 1 for run in plan)
+    other = make_plan(suite, only={"algorithm": ["xnor"]})
+    assert {run.algorithm for run in other} == {"fp32", "xnor"}
+
+
 @pytest.mark.parametrize(
     ("name", "networks", "runs"),
     [
@@ -209,7 +221,7 @@ def test_files_that_are_no_text(tmp_path):
 
 def test_unknown_suite_has_the_nearest():
     with pytest.raises(
-        SuiteError, match=r"unknown suite 'quik'; did you mean 'quick'\? \(shipped: cifar10, fast, imagenet"
+        SuiteError, match=r"unknown suite 'quik'; did you mean 'quick'\? \(shipped: cifar10, devices, fast, imagenet"
     ):
         load_suite("quik")
 

@@ -59,7 +59,7 @@ def test_a_finished_run_leaves_its_record_and_files_and_no_checkpoint(settings):
 def test_the_record_is_written_after_everything_else(settings, monkeypatch):
     present = []
 
-    def commit(store, record):
+    def commit(store, record, claim):
         present.extend(path.name for path in store.folder(record.id).iterdir())
 
     monkeypatch.setattr(Store, "commit", commit)
@@ -96,7 +96,8 @@ def test_an_explained_error_is_its_message(settings, monkeypatch):
     broken(monkeypatch, load=failing(DataError("no such file: put it there")))
     outcome = execute(config("bnn", SHORT), settings)
     assert (outcome.status, outcome.message, outcome.fatal) == ("error", "no such file: put it there", False)
-    assert names(settings, config("bnn", SHORT)) == []
+    assert names(settings, config("bnn", SHORT)) == ["claim-000001.json"]
+    assert Store(settings.out).claims.standing(config("bnn", SHORT).id).state.released
 
 
 @pytest.mark.parametrize("error", [ValueError("not enough values"), RuntimeError("first line\nsecond"), KeyError("x")])
@@ -120,8 +121,12 @@ def test_of_an_unexpected_error_the_traceback_is_kept_until_the_run_succeeds(set
     ("code", "fatal"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EROFS, True), (errno.EACCES, False)]
 )
 def test_operating_system_errors_name_the_file(settings, monkeypatch, code, fatal):
-    def write(*arguments):
-        raise OSError(code, "no luck")
+    write_bytes = Path.write_bytes
+
+    def write(path, content):
+        if ".safetensors" in path.name:
+            raise OSError(code, "no luck")
+        return write_bytes(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", write)
     outcome = execute(config("bnn", SHORT), settings)
@@ -142,7 +147,7 @@ def test_an_interrupt_is_raised(settings):
 
 def test_data_other_than_earlier_runs_saw_are_refused(settings):
     run = config("bnn", SHORT)
-    Store(settings.out).claim({"name": "s"}, [run], {"digits": "f" * 64})
+    Store(settings.out).begin({"name": "s"}, [run], {"digits": "f" * 64})
     outcome = execute(run, settings)
     assert outcome.status == "error"
     assert "earlier runs in" in outcome.message

@@ -123,15 +123,18 @@ class _Connection(socketserver.StreamRequestHandler):
             pass
 
     def _forward(self, pipe: Any, kind: int, lock: threading.Lock) -> None:
-        while part := pipe.read1(1 << 14):
-            self._packet(kind, part, lock)
+        with pipe:  # closed when nobody listens any more, of which the command ends
+            while (part := pipe.read1(1 << 14)) and self._packet(kind, part, lock):
+                pass
 
-    def _packet(self, kind: int, content: bytes, lock: threading.Lock) -> None:
+    def _packet(self, kind: int, content: bytes, lock: threading.Lock) -> bool:
+        """Send a packet; False if nobody listens any more."""
         try:
             with lock:
                 self.wfile.write(bytes([kind]) + len(content).to_bytes(4, "little") + content)
-        except OSError:  # nobody listens any more
-            pass
+        except OSError:
+            return False
+        return True
 
 
 @contextmanager

@@ -16,7 +16,14 @@ from ssh_server import ssh_server
 from test_targets import during
 
 from bibench.deploy import measuring
-from bibench.deploy.measuring import Measurement, machine_of, measure_on, parse_measurement
+from bibench.deploy.measuring import (
+    Measurement,
+    joined,
+    machine_of,
+    measure_in_turns,
+    measure_on,
+    parse_measurement,
+)
 from bibench.deploy.packed import load_packed
 from bibench.deploy.targets import TargetError, parse_target
 from needed_tools import need_runner, need_tool
@@ -141,6 +148,39 @@ def test_what_the_runner_is_asked_for(network, tmp_path, temporary):
     asked = (tmp_path / "asked").read_text().split("\n")[:-1]
     assert [line.split()[1:] for line in asked] == [[count, "2", "3"] for count in ("1", "4", "2")]
     assert asked[0].startswith(f"{temporary}/bibench.")
+    assert list(temporary.iterdir()) == []
+
+
+def test_two_files_take_turns(network, tmp_path, temporary):
+    other = written(tmp_path, linear(np.ones((8, 16), np.float32), (16,)), "other.bibpack")
+    said = (
+        json.dumps(SAID | {"threads": "T", "nanoseconds": "N"})
+        .replace('"T"', "'$2'")
+        .replace('"N"', """['"$times"']""")
+    )
+    runner = script(
+        tmp_path,
+        f"""cmp -s "$1" {network} && which=own || which=other
+echo "$which $2 $3 $4" >> {tmp_path}/asked
+time=$(($(wc -l < {tmp_path}/asked) * 1000))
+[ "$4" = 2 ] && times="$time, $time" || times="$time, $time, $time"
+echo '{said}'""",
+    )
+    own, full = measure_in_turns(
+        LOCAL, (network, other), (1, 4), machine=platform.machine(), repeats=5, warm_up=2, runners=(runner,)
+    )
+    order = ("own 2", "other 2", "other 3", "own 3")
+    asked = [line.split() for line in (tmp_path / "asked").read_text().splitlines()]
+    assert [(f"{which} {count}", threads) for which, threads, _, count in asked] == [
+        (turn, threads) for threads in ("1", "4") for turn in order
+    ]
+    assert [(one.threads, len(one.nanoseconds)) for one in own] == [(1, 2), (1, 3), (4, 2), (4, 3)]
+    assert [(one.threads, len(one.nanoseconds)) for one in full] == [(1, 2), (1, 3), (4, 2), (4, 3)]
+    # each call in the order of the turns takes 1,000 ns more, and a repeat is 10 calls
+    assert joined(own, 1).seconds == pytest.approx((1e-7, 1e-7, 4e-7, 4e-7, 4e-7))
+    assert joined(full, 4).seconds == pytest.approx((6e-7, 6e-7, 7e-7, 7e-7, 7e-7))
+    with pytest.raises(ValueError, match="empty"):
+        joined(own, 2)
     assert list(temporary.iterdir()) == []
 
 

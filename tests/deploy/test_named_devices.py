@@ -135,7 +135,10 @@ def test_a_name_stands_for_one_device(tmp_path):
         (lambda content: content | {"device": {"name": "x", "target": "ssh://-oX"}}, "device.target: Value error"),
         (lambda content: content["results"][0].update(sha256="0") or content, "results.0.sha256: "),
         (lambda content: content["results"][0].update(measured_at="2026-01-02T03:04:05") or content, "measured_at"),
-        (lambda content: content["results"][0]["measurements"][0].update(calls=0) or content, "measurements.0.calls"),
+        (
+            lambda content: content["results"][0]["measurements"][0].update(calls=0) or content,
+            "measurements.0.Measurement.calls",
+        ),
         (lambda content: [content], "Input should be an object"),
     ],
 )

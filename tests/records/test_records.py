@@ -115,6 +115,10 @@ def content(**changes: Any) -> str:
     return json.dumps(json.loads(record().model_dump_json()) | changes)
 
 
+def without(field: str) -> str:
+    return json.dumps({name: value for name, value in json.loads(content()).items() if name != field})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -122,6 +126,7 @@ def content(**changes: Any) -> str:
         (content()[:-20], "not valid JSON"),
         ("[]", "not a record of bibench, it has no schema_version"),
         ("{}", "not a record of bibench, it has no schema_version"),
+        (without("schema_version"), "not a record of bibench, it has no schema_version"),
         ("[" * 100_000, "not valid JSON"),
         ("1" * 5000, "not valid JSON|not a record"),
         (content(schema_version=2), "schema version 2, expected 1"),
@@ -165,3 +170,32 @@ def test_records_and_figures_are_found_by_name() -> None:
     assert figure is not None
     assert figure.value == 91.5
     assert made.figure("f1") is None
+
+
+def test_a_copy_of_a_run_has_the_identity_of_its_own_fields() -> None:
+    run = run_config()
+    assert run.model_copy(update={"seed": run.seed + 1}).id == run_config(seed=run.seed + 1).id != run.id
+    assert run.model_copy(update={"main": False, "setting": "sgd-1x-step"}).id == run.id
+
+
+def test_a_copy_of_a_record_finds_its_own_figures() -> None:
+    made = record()
+    assert made.figure("accuracy") is not None
+    other = Figure(name="f1", value=0.5, unit="ratio", conditions={"subset": "a"})
+    copied = made.model_copy(update={"figures": (other,)})
+    assert copied.figure("accuracy") is None
+    assert copied.figure("f1") is None
+    assert copied.figures_under("f1", "subset") == {("a",): other}
+    assert made.figures_under("f1", "subset") == {}
+
+
+def test_figures_are_found_under_just_these_conditions() -> None:
+    def figure(value: float, **conditions: str) -> Figure:
+        return Figure(name="accuracy", value=value, unit="percent", conditions=conditions)
+
+    clean, foggy, both = figure(1.0), figure(2.0, corruption="fog"), figure(3.0, corruption="fog", severity="1")
+    made = record().model_copy(update={"figures": (clean, foggy, both)})
+    assert made.figure("accuracy") == clean
+    assert made.figures_under("accuracy", "severity", "corruption") == {("1", "fog"): both}
+    assert made.figures_under("accuracy", "corruption") == {("fog",): foggy}
+    assert made.figures_under("accuracy") == {(): clean}

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from bibench.recipes import SGD, Recipe
-from bibench.records import Environment, Figure, Record, Results, RunConfig
-from bibench.report import Meta, print_tables, write_report
+from bibench.records import Absence, Environment, Figure, Record, Results, RunConfig
+from bibench.report import Meta, html, print_tables, write_report
 from bibench.report.html import duration
 from bibench.report.plots import accuracy_plot, learning_curves
 from bibench.report.summary import missing, task_tables
@@ -155,6 +155,21 @@ def test_failures_and_gaps_are_in_words(tmp_path: Path) -> None:
     assert not second.failed
 
 
+def test_what_cannot_be_deployed_is_told_with_its_reason(tmp_path: Path) -> None:
+    results = made()
+    absence = Absence(name="latency", status="not_deployable", reason="a <layer> that nothing runs")
+    records = [
+        record.model_copy(update={"absences": (absence,)}) if record.run.algorithm in ("bnn", "recu") else record
+        for record in results.records
+    ]
+    text = page(tmp_path, Results(plan=results.plan, records=records, predictions=results.predictions))
+    end = text[text.index("what can't be deployed") :]
+    assert end.count("<tr><td>resnet20 on cifar10</td>") == 1
+    assert "bnn, recu</td>" in end
+    assert "a &lt;layer&gt; that nothing runs" in end
+    assert "what can't be deployed" not in page(tmp_path, results)
+
+
 def test_an_empty_store_is_told_as_such(tmp_path: Path) -> None:
     results = Results(plan=made().plan, records=[])
     assert "incomplete" in printed(results, width=100)
@@ -267,3 +282,47 @@ def test_epochs_may_be_text_or_empty_as_a_csv_has_them() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def svgs(text: str) -> list[str]:
+    return re.findall(r"<title>(.*?)</title>", text)[1:]  # the first is the page's
+
+
+def test_a_big_grid_is_drawn_in_part_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = made(architectures=("resnet20", "resnet18", "vgg_small"))
+    whole = page(tmp_path, results)
+    assert "Not drawn here" not in whole
+    assert len(svgs(whole)) == 6
+    monkeypatch.setattr(html, "_ALL_PICTURED", 8)  # of 3 networks times 3 algorithms
+    monkeypatch.setattr(html, "_FEW_ALGORITHMS", 2)
+    part = page(tmp_path, results)
+    assert "plots and pictures are of 2 of 3 networks, of the first 2 of 3 algorithms" in part
+    assert svgs(part) == [title for title in svgs(whole) if "vgg_small" not in title]
+    rows = re.findall(r"<td[^>]*>[0-9.]+ ± [0-9.]+", part)
+    assert rows == re.findall(r"<td[^>]*>[0-9.]+ ± [0-9.]+", whole)  # every number is there
+    start = part.index("<title>accuracy by epoch on cifar10, resnet20")
+    panels = part[start : part.index("</svg>", start)]
+    assert [name for name in ("bnn", "recu", "fda") if f">{name}</text>" in panels] == ["bnn", "recu"]
+
+
+def test_long_lists_end_with_how_many_more_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = ("resnet20", "resnet18", "vgg_small")
+    failed, tied = made(architectures=networks, failed="bnn"), made(architectures=networks)
+    for results in (failed, tied):
+        assert not re.search(r"and \d+ more\.", page(tmp_path, results))
+    monkeypatch.setattr(html, "_LISTED", 1)
+    gaps = page(tmp_path, failed)
+    gaps = gaps[gaps.index('id="missing"') :]
+    assert gaps.count("<td><code>cifar10-") == 1
+    assert "and 2 more." in gaps
+    pairs = page(tmp_path, tied)
+    pairs = pairs[pairs.index("All pairs that cannot") : pairs.index('id="missing"')]
+    assert pairs.count("<tr><td>") == 1
+    assert "and 2 more." in pairs
+
+
+def test_a_page_says_when_not_all_pairs_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "only the pairs with its best" not in page(tmp_path, made())
+    monkeypatch.setattr(html, "ALL_PAIRS", 2)
+    text = page(tmp_path, made())
+    assert "Where more than 2 algorithms ran on a network, only the pairs with its best are compared." in text

@@ -7,6 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def printed(results: Results, width: int | None = None, scores: Sequence[Score] 
     return out.getvalue()
 
 
-PLOTS = ("accuracy_plot", "learning_curves", "sensitivity_plot", "severity_plot")
+PLOTS = ("accuracy_plot", "learning_curves", "sensitivity_plot", "severity_plot", "computing_power_plot")
 
 
 def page(
@@ -496,8 +497,7 @@ def test_without_its_partner_a_network_has_no_corruption_error(tmp_path: Path) -
     partly = six(failed=[("recu", None)], seeds=(0, 1))
     assert "recu" in corruption_tables(partly)[0].algorithms
     ratios = [
-        r.model_copy(update={"figures": tuple(f.model_copy(update={"unit": "ratio"}) for f in r.figures)})
-        for r in six().records
+        r.model_copy(update={"figures": tuple(replace(f, unit="ratio") for f in r.figures)}) for r in six().records
     ]
     assert corruption_tables(dataclasses.replace(six(), records=ratios))[0].errors.cells == {}
 

@@ -7,7 +7,7 @@ from made_records import failed_record, ok_record, run_config
 
 from bibench.records import Results
 from bibench.tracks import ScoreError
-from bibench.tracks.comparisons import Comparison, comparisons, ties
+from bibench.tracks.comparisons import ALL_PAIRS, Comparison, comparisons, ties
 
 
 def made(right: dict[tuple[str, int], int], samples: int = 200) -> Results:
@@ -84,3 +84,13 @@ def test_different_test_sets_cannot_be_paired() -> None:
     shorter = {first: np.ones(200, np.float32), second: np.ones(100, np.float32)}
     with pytest.raises(ScoreError, match=rf"'{first}' \(200 samples\) and '{second}' \(100 samples\)"):
         comparisons(Results(plan=one.plan, records=one.records, predictions=shorter.get))
+
+
+def test_of_many_algorithms_only_the_pairs_with_the_best_are_compared() -> None:
+    right = {(f"a{place}", 0): 60 + place for place in range(ALL_PAIRS)} | {("best", 0): 180, ("near", 0): 179}
+    found = comparisons(made(right), resamples=300)
+    assert len(found) == ALL_PAIRS + 1
+    assert all("best" in (one.first, one.second) for one in found)
+    assert ties(found) == {("t", "a"): ("best", "near")}
+    del right["a0", 0], right["a1", 0]
+    assert len(comparisons(made(right), resamples=300)) == ALL_PAIRS * (ALL_PAIRS - 1) / 2

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from made_records import by_metric, failed_record, figure, measured_record, ok_record, run_config, with_records
@@ -80,6 +81,23 @@ def test_where_no_other_runtime_is_faster_the_own_one_is_the_fastest() -> None:
     assert found["speedup"].value == pytest.approx((5 + 3 + 7) / 3)
 
 
+def test_more_threads_than_cores_are_noted() -> None:
+    found = latencies(
+        {("pi", 1, "larq"): (10.0, 50.0), ("pi", 8, "larq"): (5.0, 15.0), ("pi", 16, "larq"): (5.0, 15.0)}
+    )
+    cores = [
+        figure("cores", 4, "count", {"device": "pi", "threads": threads, "library": "larq"})
+        for threads in (1, 4, 8, 16, "x")
+    ]
+    run = run_config("t", "a", "bnn")
+    notes = {
+        one.metric: one.note
+        for one in hardware_inference.score(made(measured_record(run, 80.0, TRACK, *found, *cores)))
+    }
+    assert notes["speedup"] == "more threads than cores: 8, 16 on pi with 4"
+    assert notes["compression"] == notes["om_infer"] == ""
+
+
 def test_several_seeds_have_an_interval() -> None:
     records = [
         deployed("a", {("pi", 1, "larq"): (10.0, 10.0 * speedup)}, 14.0, seed) for seed, speedup in ((0, 4), (1, 6))
@@ -139,7 +157,7 @@ def test_missing_and_failed_runs_are_named() -> None:
 
 def shipped(architecture: str, value: float, trained: float = 80.0, unit: str = "percent", seed: int = 0) -> Record:
     record = deployed(architecture, {("pi", 1, "larq"): (10.0, 50.0)}, 14.0, seed)
-    figures = [one.model_copy(update={"value": trained, "unit": unit}) for one in record.figures[:1]]
+    figures = [replace(one, value=trained, unit=unit) for one in record.figures[:1]]
     figures += [*record.figures[1:], figure("packed_accuracy", value, unit)]
     return record.model_copy(update={"figures": tuple(figures)})
 
@@ -215,7 +233,7 @@ def test_mixed_units_are_an_error() -> None:
     place = ("pi", 1, "larq")
     own, full = latencies({place: (10.0, 50.0)})
     run = run_config("t", "a", "bnn")
-    record = measured_record(run, 80.0, TRACK, own, full.model_copy(update={"unit": "s"}))
+    record = measured_record(run, 80.0, TRACK, own, replace(full, unit="s"))
     with pytest.raises(ScoreError, match="latency is in 'ms', full_precision_latency in 's'") as caught:
         hardware_inference.score(made(record))
     assert run.id in str(caught.value)

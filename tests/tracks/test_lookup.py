@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,7 @@ def test_figures_that_cannot_be_compared(change: dict[str, str], what: str) -> N
     own, full = ok_record(run_config("t", "a", "bnn"), 60.0), ok_record(run_config("t", "a", "fp32"), 80.0)
     check_comparable(own, own.figures[0], full, full.figures[0])
     with pytest.raises(ScoreError, match=what) as caught:
-        check_comparable(own, own.figures[0], full, full.figures[0].model_copy(update=change))
+        check_comparable(own, own.figures[0], full, replace(full.figures[0], **change))
     assert own.id in str(caught.value)
     assert full.id in str(caught.value)
     assert "run one of them again" in str(caught.value)
@@ -231,7 +232,7 @@ def test_figures_of_two_units_are_not_averaged(
         one for one in made.records if (one.run.architecture, one.run.algorithm, one.run.seed) == ("vgg", algorithm, 1)
     )
     figures = [
-        one.model_copy(update={"unit": units[1]}) if (one.name, one.conditions) == (name, conditions) else one
+        replace(one, unit=units[1]) if (one.name, one.conditions) == (name, conditions) else one
         for one in changed.figures
     ]
     assert changed.figures != tuple(figures)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -225,7 +226,7 @@ def test_what_hardware_inference_measures(finished: Finished, tmp_path: Path) ->
     spread = {f"{name}{end}" for name in ("latency", "full_precision_latency") for end in ENDS}
     latencies = {"latency", "full_precision_latency", "fastest_full_precision_latency"} | others | spread
     sizes = {"storage_compression", "packed_bytes", "full_precision_bytes", "packed_memory"}
-    assert set(found) == latencies | sizes | {"packed_accuracy"}
+    assert set(found) == latencies | sizes | {"packed_accuracy", "cores"}
     place = {"device": processor(), "threads": "1", "library": f"bibench ({instruction_sets()[0]})"}
     for name in latencies:
         assert (found[name].unit, found[name].conditions) == ("ms", place)
@@ -234,6 +235,7 @@ def test_what_hardware_inference_measures(finished: Finished, tmp_path: Path) ->
     for name in ("latency", "full_precision_latency"):
         lowest, lower, upper = (value[f"{name}{end}"] for end in ENDS)
         assert lowest <= lower <= value[name] <= upper
+    assert (found["cores"].value, found["cores"].conditions) == (os.cpu_count(), place)
     fastest = found["fastest_full_precision_latency"]
     assert fastest.value == min(value[name] for name in {"full_precision_latency"} | others)
     assert fastest.mode in (place["library"], "PyTorch", "ONNX Runtime")
@@ -251,6 +253,24 @@ def test_what_hardware_inference_measures(finished: Finished, tmp_path: Path) ->
     with torch.no_grad():
         trained = digits.evaluate(run.model, run.data.test.batches(360, device=torch.device("cpu")))
     assert value["packed_accuracy"] == pytest.approx(trained.figures["accuracy"], abs=0.6)
+
+
+def test_latency_is_measured_on_each_number_of_threads(finished: Finished) -> None:
+    found = measure(hardware_inference, finished("bnn", measuring=dataclasses.replace(LITTLE, threads=(1, 2))))
+    timed = [one.name for one in found if one.unit == "ms" and one.conditions["threads"] == "1"]
+    assert "latency" in timed
+    assert [one.name for one in found if one.unit == "ms" and one.conditions["threads"] == "2"] == timed
+    assert sum(one.name == "storage_compression" for one in found) == 1
+
+
+def test_other_runtimes_are_left_out_where_there_are_more_threads_than_cores(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bibench.tracks.hardware_inference._CORES", 2)
+    found = measure(hardware_inference, finished("bnn", measuring=dataclasses.replace(LITTLE, threads=(3,))))
+    own = {one.name: one for one in found if one.unit == "ms"}
+    assert own.keys().isdisjoint({"pytorch_latency", "onnx_runtime_latency"})
+    assert own["fastest_full_precision_latency"].value == own["full_precision_latency"].value
 
 
 def absences(run: FinishedRun) -> list[Absence]:

@@ -6,7 +6,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bibench.tracks.statistics import mean_interval, paired_bootstrap, quadratic_mean
+from bibench.tracks import statistics
+from bibench.tracks.statistics import mean_interval, paired_bootstrap, paired_bootstraps, quadratic_mean
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
@@ -104,3 +105,29 @@ def test_bootstrap_is_the_same_every_time() -> None:
 def test_bootstrap_refuses_shapes_that_cannot_be_paired(bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match="one shape"):
         paired_bootstrap({"a": np.ones((1, 5)), "b": bad})
+
+
+def test_groups_give_together_what_each_gives_alone() -> None:
+    groups = {"x": hits(2, 60, 0.9, 0.8, 0.5), "y": hits(1, 60, 0.7, 0.6), "z": hits(1, 45, 0.7, 0.6), "alone": {}}
+    found = dict(paired_bootstraps(groups.items(), resamples=300, seed=4))
+    assert found == {key: paired_bootstrap(scores, resamples=300, seed=4) for key, scores in groups.items()}
+    assert [len(differences) for differences in found.values()] == [3, 1, 1, 0]
+
+
+def test_groups_that_are_too_large_to_hold_at_once_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [(place, hits(1, 50, 0.9, 0.8 - place / 10)) for place in range(4)]
+    whole = list(paired_bootstraps(groups, resamples=100))
+    monkeypatch.setattr(statistics, "_MEANS", 100)
+    assert list(paired_bootstraps(groups, resamples=100)) == whole
+
+
+def test_beyond_so_many_algorithms_only_pairs_with_the_best_are_compared() -> None:
+    scores = hits(2, 80, 0.5, 0.95, 0.7, 0.6)
+    every = paired_bootstrap(scores, resamples=200)
+    [(_, few)] = paired_bootstraps([("", scores)], resamples=200, all_pairs=3)
+    assert [(one.first, one.second) for one in few] == [("a0", "a1"), ("a1", "a2"), ("a1", "a3")]
+    expected = [one for one in every if "a1" in (one.first, one.second)]
+    for own, alike in zip(few, expected, strict=True):
+        assert (own.difference, own.low, own.high) == pytest.approx((alike.difference, alike.low, alike.high))
+    [(_, all_of_them)] = paired_bootstraps([("", scores)], resamples=200, all_pairs=4)
+    assert all_of_them == every

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -138,7 +139,7 @@ def test_by_seconds_the_parts_and_the_conversion_between_them_count_and_nothing_
 def test_the_median_over_seeds_is_what_is_compared():
     records = curves(line, twice)
     worst = [
-        record.model_copy(update={"figures": (record.figures[0].model_copy(update={"value": 1.0}),)})
+        record.model_copy(update={"figures": (replace(record.figures[0], value=1.0),)})
         if record.run.method == "from_scratch" and record.run.seed == 0
         else record
         for record in records
@@ -186,7 +187,7 @@ def test_other_data_or_a_metric_that_falls_is_refused():
     with pytest.raises(ScoreError, match="data fingerprint"):
         training_speed.score(results([*records[:-1], other]))
     down = [
-        record.model_copy(update={"figures": (record.figures[0].model_copy(update={"higher_is_better": False}),)})
+        record.model_copy(update={"figures": (replace(record.figures[0], higher_is_better=False),)})
         for record in records
     ]
     assert "better when lower" in scores_of(down)["iteration_speedup"].missing[0]

@@ -10,7 +10,7 @@ from torch import nn
 
 from bibench.recipes import SGD, Adam
 from bibench.training import CheckpointError, load_weights, save_weights
-from bibench.training.checkpoint import State, load_state, remove_state, save_state
+from bibench.training.checkpoint import State, load_state, save_state
 from bibench.training.loop import make_optimizer
 from small_runs import ADAM_RECIPE, config, model_of
 
@@ -99,15 +99,6 @@ def test_killed_between_the_two_files_the_checkpoint_before_is_used(tmp_path):
     other, fresh = stepped(Adam(lr=1e-3), steps=0)
     assert load_state(tmp_path, "a-run", other, fresh) == STATE
     assert same(dict(other.state_dict()), dict(before))
-
-
-def test_remove_leaves_nothing_of_it(tmp_path):
-    model, made = stepped(Adam(lr=1e-3), steps=1)
-    save_state(tmp_path, STATE, model, made)
-    (tmp_path / ".checkpoint-00009.safetensors.123.tmp").write_bytes(b"of a killed attempt")
-    (tmp_path / "record.json").write_text("{}")
-    remove_state(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
 
 def truncate(folder):

@@ -96,6 +96,19 @@ def test_checkpoints_are_written_when_they_are_old_enough_and_at_the_end(tmp_pat
     assert load_state(tmp_path / "b", config().id, model, torch.optim.Adam(model.parameters())).epoch == 3
 
 
+def test_told_to_stop_it_ends_with_its_epoch_saves_it_and_goes_on_later(tmp_path):
+    run, asked = config("bnn", SGD_RECIPE), []
+
+    def stop():
+        asked.append(None)
+        return len(asked) == 2
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, tmp_path / "stopped", checkpoint_seconds=1000, stop=stop)
+    assert json.loads((tmp_path / "stopped" / "checkpoint.json").read_text())["epoch"] == 2
+    assert_same(trained(run, tmp_path / "stopped"), trained(run, tmp_path / "alone"))
+
+
 def test_history_has_the_recipes_learning_rates(tmp_path):
     recipe = replace(SGD_RECIPE, schedule=Cosine(), warmup=0.5, epochs=4)
     state = trained(config("fp32", recipe), tmp_path).state

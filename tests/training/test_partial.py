@@ -170,7 +170,7 @@ def test_interrupted_anywhere_it_ends_bit_for_bit_the_same(tmp_path, undisturbed
 
 
 def test_stopped_after_its_last_step_and_before_its_record(tmp_path, undisturbed, monkeypatch):
-    def stop(store: Store, record: Any) -> None:
+    def stop(store: Store, record: Any, claim: Any) -> None:
         raise KeyboardInterrupt
 
     settings = Settings(out=tmp_path / "store")

@@ -13,13 +13,15 @@ import torch
 
 from bibench import registry
 from bibench.bench.calibration import calibrate
-from bibench.bench.executor import Listener, run_plan
+from bibench.bench.executor import Listener, Stop, run_plan
 from bibench.bench.plan import Budget, PlanError, Selection, make_plan, with_parents
+from bibench.bench.pool import Limits
+from bibench.bench.ray_executor import Cluster
 from bibench.bench.store import Store, StoreError
 from bibench.bench.suite import Suite
 from bibench.bench.worker import Outcome, Settings, load_data
 from bibench.models.base import Architecture
-from bibench.records import Results, RunConfig, Score
+from bibench.records import Results, RunConfig, Score, collector_paused
 from bibench.tasks.base import Task
 from bibench.tracks import Mode
 from bibench.tracks import score as score_tracks
@@ -200,6 +202,8 @@ def _description(suite: Suite, budget: Budget | None, checkpoint: str | None, de
     content |= {"checkpoint": checkpoint, "devices": devices}
     if suite.measure.iterations is None:
         del content["measure"]["iterations"]  # which came later too
+    if suite.measure.threads == (1,):
+        del content["measure"]["threads"]  # and this
     return {key: value for key, value in content.items() if key not in _ADDED or value != _ADDED[key]}
 
 
@@ -214,6 +218,9 @@ def run_suite(
     missing: str | None = None,
     devices: int = 1,
     partners: bool = True,
+    limits: Limits | None = None,
+    stop: Stop | None = None,
+    cluster: Cluster | None = None,
 ) -> tuple[list[RunConfig], list[Outcome]]:
     """Run what of a suite isn't finished yet; see `prepare` and `run_plan`.
 
@@ -231,10 +238,11 @@ def run_suite(
     )
     store = Store(settings.out)
     prepared = prepare(suite, settings, budget=budget, only=only, missing=missing, devices=devices, partners=partners)
-    with store.locked():
-        store.claim(prepared.description, prepared.runs, prepared.data, prepared.calibration)
-        todo = [run for run in prepared.runs if store.unfinished(run, settings.tracks)]
-        return prepared.runs, run_plan(prepared.runs, settings, jobs=jobs, listener=listener(todo))
+    store.begin(prepared.description, prepared.runs, prepared.data, prepared.calibration)
+    todo = [run for run in prepared.runs if store.unfinished(run, settings.tracks)]
+    return prepared.runs, run_plan(
+        prepared.runs, settings, jobs=jobs, listener=listener(todo), limits=limits, stop=stop, cluster=cluster
+    )
 
 
 def score_store(store: Store, mode: Mode = "literal") -> tuple[Results, list[Score], list[Track]]:
@@ -243,9 +251,10 @@ def score_store(store: Store, mode: Mode = "literal") -> tuple[Results, list[Sco
     Raises:
         StoreError: nothing was ever asked of the store.
     """
-    results = store.results()
-    if not results.plan:
-        raise StoreError(f"{store.root}: plan.json names no runs")
-    names = store.suite().get("tracks") or registry.names("tracks")
-    chosen: list[Track] = [registry.get("tracks", str(name)) for name in names]
-    return results, score_tracks(results, chosen, mode), chosen
+    with collector_paused():
+        results = store.results()
+        if not results.plan:
+            raise StoreError(f"{store.root}: plan.json names no runs")
+        names = store.suite().get("tracks") or registry.names("tracks")
+        chosen: list[Track] = [registry.get("tracks", str(name)) for name in names]
+        return results, score_tracks(results, chosen, mode), chosen

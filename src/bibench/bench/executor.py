@@ -1,26 +1,26 @@
-"""The local executor: runs in this process or in worker processes, parents first, progress as it comes."""
+"""Runs are executed, parents first, in this process, in worker processes, or on a cluster."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import queue
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
+from bibench.bench.claims import Watch
+from bibench.bench.pool import Limits, Pool, Throttle
+from bibench.bench.queue import Queue
+from bibench.bench.ray_executor import Cluster, RayWorkers
 from bibench.bench.store import Store
 from bibench.bench.worker import Outcome, Settings, execute
 from bibench.records import RunConfig
 
-__all__ = ["Listener", "run_plan"]
+__all__ = ["Listener", "Stop", "Workers", "run_plan"]
+
+_TICK = 0.5
+"""Seconds after which a driver looks up, whatever happens."""
 
 
 class Listener(Protocol):
@@ -29,16 +29,118 @@ class Listener(Protocol):
     def started(self, run: RunConfig) -> None: ...
     def progressed(self, run_id: str, share: float) -> None: ...
     def finished(self, outcome: Outcome) -> None: ...
+    def elsewhere(self, run: RunConfig) -> None:
+        """A run that was started is another process's; it is looked at again later."""
 
 
-def run_plan(runs: Sequence[RunConfig], settings: Settings, *, jobs: int, listener: Listener) -> list[Outcome]:
-    """Run what isn't finished yet, each after the run whose weights it needs.
+class Stop:
+    """The wish that runs end with their epoch, as a machine tells that is about to be taken away.
+
+    Args:
+        grace: seconds that they have for it.
+    """
+
+    def __init__(self, grace: float) -> None:
+        self.grace = grace
+        self.until: float | None = None
+
+    def request(self) -> None:
+        """From here on nothing is started, and the time runs."""
+        self.until = time.monotonic() + self.grace
+
+    @property
+    def requested(self) -> bool:
+        """Whether somebody wished it."""
+        return self.until is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return self.until is not None and time.monotonic() >= self.until
+
+
+class Workers(Protocol):
+    """What executes runs."""
+
+    @property
+    def running(self) -> int:
+        """How many runs are in work."""
+
+    @property
+    def free(self) -> bool:
+        """Whether another run can start."""
+
+    def start(self, run: RunConfig, takeover: int | None) -> None:
+        """Start a run; ``takeover`` is for `bibench.bench.worker.execute`."""
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """What ended, after about so many seconds at most."""
+
+    def finish_epochs(self) -> None:
+        """Let every run end with its epoch, without an outcome."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+    def stop(self) -> None:
+        """Stop every run at once."""
+
+
+class _Here:
+    """One run at a time, in this process."""
+
+    def __init__(self, settings: Settings, on_progress: Callable[[str, float], None]) -> None:
+        self._settings = settings
+        self._on_progress = on_progress
+        self._ended: list[Outcome] = []
+
+    @property
+    def running(self) -> int:
+        return len(self._ended)
+
+    @property
+    def free(self) -> bool:
+        return not self._ended
+
+    def start(self, run: RunConfig, takeover: int | None) -> None:
+        name = run.id
+        progress = Throttle(lambda share: self._on_progress(name, share))
+        self._ended.append(execute(run, self._settings, progress, takeover=takeover))
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def finish_epochs(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def run_plan(
+    runs: Sequence[RunConfig],
+    settings: Settings,
+    *,
+    jobs: int,
+    listener: Listener,
+    limits: Limits | None = None,
+    stop: Stop | None = None,
+    cluster: Cluster | None = None,
+) -> list[Outcome]:
+    """Run what isn't finished yet, each after the run whose weights it needs, those with the longest path first.
+
+    Other processes may run the same plan into the same store: each run is done by one of them, and this returns when
+    all are done.
 
     Args:
         runs: the plan, parents before children.
         settings: for every run.
-        jobs: how many at a time; 1 runs them in this process.
+        jobs: how many at a time; 1 runs them in this process, unless there are limits or a time of grace.
         listener: is told of starts, progress and ends.
+        limits: for every run.
+        stop: is looked at between runs; when it is requested, runs end with their epoch.
+        cluster: runs them there, as many at a time as it has room for.
 
     Returns:
         An outcome for every run that was attempted, and for those whose parent failed.
@@ -46,172 +148,119 @@ def run_plan(runs: Sequence[RunConfig], settings: Settings, *, jobs: int, listen
     Raises:
         KeyboardInterrupt: after the workers have stopped; what is finished stays, the rest continues next time.
     """
-    store = Store(settings.out)
-    plan = _Plan(runs, store, settings.tracks)
-    plan.drop_orphans(listener)
-    if jobs == 1:
-        while (run := plan.next()) is not None:
-            listener.started(run)
-            progress = _Throttle(lambda share, run=run: listener.progressed(run.id, share))  # type: ignore[misc]
-            plan.end(execute(run, settings, progress), listener)
-        return plan.outcomes
-    _run_in_processes(plan, settings, jobs, listener)
-    return plan.outcomes
-
-
-class _Plan:
-    """Which runs can start, which wait, and how the others ended."""
-
-    def __init__(self, runs: Sequence[RunConfig], store: Store, tracks: Sequence[str]) -> None:
-        records = {run.id: store.record(run.id) for run in runs}
-        self.ok = {run_id for run_id, record in records.items() if record is not None and record.status == "ok"}
-        self.lost = {
-            run_id: record.reason for run_id, record in records.items() if record and record.status == "failed"
-        }
-        self.waiting = [run for run in runs if store.unfinished(run, tracks)]
-        self.outcomes: list[Outcome] = []
-        self.fatal = False
-
-    def next(self) -> RunConfig | None:
-        """Take a run whose parent is there; runs whose parent is lost end as errors."""
-        ready = (run for run in self.waiting if run.parent is None or run.parent in self.ok)
-        run = None if self.fatal else next(ready, None)
-        if run is not None:
-            self.waiting.remove(run)
-        return run
-
-    def end(self, outcome: Outcome, listener: Listener) -> None:
-        self.outcomes.append(outcome)
-        listener.finished(outcome)
-        if outcome.status == "ok":
-            self.ok.add(outcome.run.id)
-        self.fatal = self.fatal or outcome.fatal
-        if outcome.status != "ok":
-            self.lost[outcome.run.id] = outcome.message
-        self.drop_orphans(listener)
-
-    def drop_orphans(self, listener: Listener) -> None:
-        """End the runs whose full-precision weights will not come."""
-        while (run := next((run for run in self.waiting if run.parent in self.lost), None)) is not None:
-            self.waiting.remove(run)
-            message = f"not run: its full-precision run {run.parent} did not succeed"
-            self.end(Outcome(run=run, status="error", message=message, seconds=0.0), listener)
-
-
-class _Throttle:
-    """Pass progress on a few times a second at most."""
-
-    def __init__(self, report: Callable[[float], None], seconds: float = 0.2) -> None:
-        self.report = report
-        self.seconds = seconds
-        self.last = 0.0
-
-    def __call__(self, share: float) -> None:
-        now = time.monotonic()
-        if now - self.last >= self.seconds or share >= 1:
-            self.last = now
-            self.report(share)
-
-
-_events: Any = None
-
-
-def _start_worker(events: Any, parent: int) -> None:
-    """Prepare a worker process: the driver handles Ctrl-C, and a worker doesn't outlive its driver."""
-    global _events
-    _events = events
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held since the start, see _interrupts_held
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _execute_in_worker(run: RunConfig, settings: Settings) -> Outcome:
-    return execute(run, settings, _Throttle(lambda share: _events.put((run.id, share))))
+    limits, stop = limits or Limits(), stop or Stop(0.0)
+    driver = _Driver(runs, settings, listener, stop)
+    if driver.done:
+        return driver.outcomes
+    workers: Workers
+    if cluster is not None:
+        workers = RayWorkers(cluster, settings, limits=limits, on_progress=listener.progressed)
+    elif jobs == 1 and not limits.any and not stop.grace:
+        workers = _Here(settings, listener.progressed)
+    else:
+        if settings.device == "cuda":
+            torch.cuda.init()  # fail here, once, rather than in every worker
+        workers = Pool(jobs, settings, limits=limits, on_progress=listener.progressed)
+    with _closed(workers):
+        driver.drive(workers)
+    return driver.outcomes
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold back Ctrl-C; a process started meanwhile inherits that until it can ignore it, rather than die of it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _closed(workers: Workers) -> Iterator[None]:
     try:
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _run_in_processes(plan: _Plan, settings: Settings, jobs: int, listener: Listener) -> None:
-    context = multiprocessing.get_context("spawn")
-    events: Any = context.Queue()
-    if settings.device == "cuda":
-        torch.cuda.init()  # fail here, once, rather than in every worker
-
-    def start() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(events, os.getpid()))
-
-    pool = start()
-    running: dict[Future[Outcome], RunConfig] = {}
-    broken = False
-    try:
-        while True:
-            if broken and not running:
-                pool.shutdown()
-                pool, broken = start(), False
-            while not broken and len(running) < jobs and (run := plan.next()) is not None:
-                listener.started(run)
-                running[_submit(pool, run, settings)] = run
-            if not running:
-                break
-            done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            _drain(events, listener)
-            for future in done:
-                outcome = _outcome(future, running.pop(future))
-                broken = broken or isinstance(future.exception(), BrokenProcessPool)
-                plan.end(outcome, listener)
-        pool.shutdown()
     except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
+        workers.stop()
         raise
+    workers.close()
 
 
-def _submit(pool: ProcessPoolExecutor, run: RunConfig, settings: Settings) -> Future[Outcome]:
-    try:
-        with _interrupts_held():
-            return pool.submit(_execute_in_worker, run, settings)
-    except BrokenProcessPool as error:
-        future: Future[Outcome] = Future()
-        future.set_exception(error)
-        return future
+class _Driver:
+    """Which runs wait, which others are another process's, and how the rest ended."""
 
+    def __init__(self, runs: Sequence[RunConfig], settings: Settings, listener: Listener, stop: Stop) -> None:
+        self.store = Store(settings.out)
+        self.listener = listener
+        self.stop = stop
+        self.outcomes: list[Outcome] = []
+        self._watch = Watch(self.store.claims)
+        self._pause = settings.lease / 10
+        self._asked = time.monotonic()
+        self._elsewhere: dict[str, RunConfig] = {}
+        self._takeovers: dict[str, int] = {}
+        self._fatal = False
+        records = {run.id: self.store.record(run.id) for run in runs}
+        there = {name for name, record in records.items() if record is not None and record.status == "ok"}
+        lost = {name for name, record in records.items() if record is not None and record.status == "failed"}
+        waiting = []
+        for run in runs:
+            if not self.store.unfinished(run, settings.tracks):
+                continue
+            if run.parent in lost:
+                lost.add(run.id)
+                self._orphan(run)
+            else:
+                waiting.append(run)
+        self.done = not waiting
+        self._queue = Queue(waiting, there)
 
-def _outcome(future: Future[Outcome], run: RunConfig) -> Outcome:
-    """How a run ended; when one worker dies, the pool ends the others too."""
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        message = (
-            "a worker process died (killed, or out of memory?); run the same command again to continue this run, "
-            "with a smaller --jobs if memory is short"
-        )
-        return Outcome(run=run, status="error", message=message, seconds=0.0)
+    def drive(self, workers: Workers) -> None:
+        """Go on until nothing is left to do."""
+        while True:
+            if self.stop.requested:
+                self._end_with_epochs(workers)
+            while workers.free and not self._fatal and (run := self._queue.take()) is not None:
+                self.listener.started(run)
+                workers.start(run, self._takeovers.pop(run.id, None))
+            if not workers.running and (self._fatal or not self._elsewhere):
+                return
+            if workers.running:
+                for outcome in workers.wait(_TICK):
+                    self._end(outcome)
+            else:
+                time.sleep(min(_TICK, self._pause))
+            self._ask_again()
 
+    def _end_with_epochs(self, workers: Workers) -> None:
+        workers.finish_epochs()
+        while workers.running and not self.stop.over:
+            for outcome in workers.wait(_TICK):
+                self._end(outcome)
+        raise KeyboardInterrupt
 
-def _drain(events: Any, listener: Listener) -> None:
-    while True:
-        try:
-            run_id, share = events.get_nowait()
-        except queue.Empty:
+    def _end(self, outcome: Outcome) -> None:
+        name = outcome.run.id
+        if outcome.status == "busy":
+            self._elsewhere[name] = outcome.run
+            self.listener.elsewhere(outcome.run)
             return
-        listener.progressed(run_id, share)
+        self.outcomes.append(outcome)
+        self.listener.finished(outcome)
+        self._fatal = self._fatal or outcome.fatal
+        if outcome.status == "ok":
+            self._queue.finish(name)
+        else:
+            for run in self._queue.lose(name):
+                self._orphan(run)
+
+    def _orphan(self, run: RunConfig) -> None:
+        """End a run whose full-precision weights will not come."""
+        message = f"not run: its full-precision run {run.parent} did not succeed"
+        outcome = Outcome(run=run, status="error", message=message, seconds=0.0)
+        self.outcomes.append(outcome)
+        self.listener.finished(outcome)
+
+    def _ask_again(self) -> None:
+        """Queue those runs again that other processes have finished, given up, or left behind."""
+        if time.monotonic() - self._asked < self._pause:
+            return
+        for name in list(self._elsewhere):
+            claim = self.store.claims.standing(name)
+            token = self._watch.expired(name)
+            if claim is None or claim.free or token is not None:
+                del self._elsewhere[name]
+                self._queue.put_back(name)
+                if token is not None:
+                    self._takeovers[name] = token
+        self._asked = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -180,6 +181,15 @@ class _Network:
     devices: int
     checkpoint: str | None
     pretrained: bool
+    parents: dict[int, RunConfig] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    @functools.cached_property
+    def recipes(self) -> dict[Literal["full_precision", "binarized"], Recipe]:
+        """The suite's recipe for each kind of network."""
+        return {
+            "full_precision": recipe_for(self.entry, self.task, "full_precision"),
+            "binarized": recipe_for(self.entry, self.task, "binarized"),
+        }
 
     def recipe(
         self,
@@ -197,7 +207,7 @@ class _Network:
             share: of full precision in it.
             part: how much of the budget.
         """
-        chosen = recipe_for(self.entry, self.task, kind)
+        chosen = self.recipes[kind]
         if chosen.batch_size % self.devices:
             raise PlanError(
                 f"--devices {self.devices}: the batches of task '{self.task.name}' have {chosen.batch_size} samples, "
@@ -224,6 +234,12 @@ class _Network:
             return self.full_precision(seed, checkpoint=self.checkpoint)
         return self.full_precision(seed, method="checkpoint", checkpoint=self.checkpoint)
 
+    def parent(self, seed: int) -> RunConfig:
+        """The same as what others only start from: one object for all algorithms."""
+        if seed not in self.parents:
+            self.parents[seed] = self.start(seed).model_copy(update={"main": False})
+        return self.parents[seed]
+
     def binarized(
         self, seed: int, algorithm: AlgorithmEntry, method: BinarizedMethod, *, part: float = 1.0, share: float = 0.5
     ) -> list[RunConfig]:
@@ -237,7 +253,7 @@ class _Network:
                 raise PlanError(f"{self.task.name} {self.architecture.name}: {error}") from error
             return self.partial(seed, algorithm, first, second, share)
         if method == "fine_tune":
-            parent = self.start(seed).model_copy(update={"main": False})
+            parent = self.parent(seed)
             return [parent, self._binarized(seed, algorithm, "fine_tune", whole, parent)]
         # Without a share of full precision, partial pre-training is training from scratch.
         return [self._binarized(seed, algorithm, "from_scratch", whole)]
@@ -382,6 +398,8 @@ def _merged(runs: Iterable[RunConfig]) -> list[RunConfig]:
                 "point": run.point or other.point,
                 "share": run.share if other.share is None else other.share,
             }
+            if all(getattr(other, name) == value for name, value in update.items()):
+                continue
             run = run.model_copy(update=update)
         merged[run.id] = run
     return list(merged.values())

@@ -1,4 +1,4 @@
-"""The store: plain files, one folder a run, each file written atomically.
+"""The store: plain files, one folder a run, each file written atomically; in a folder or an object store.
 
 OUT/suite.json                     what this store is for
 OUT/plan.json                      the runs that were asked for so far
@@ -12,19 +12,26 @@ OUT/runs/ID/optimizer.safetensors  the optimizer's final state, where another ru
 OUT/runs/ID/predictions.safetensors  score of every test sample
 OUT/runs/ID/pictures/              what the network does with a few test samples, of tasks that can be seen
 OUT/runs/ID/checkpoint*            while the run isn't finished
+OUT/runs/ID/claim-000001.json      while a process works on it, see `bibench.bench.claims`
 OUT/runs/ID/error.log              traceback of an unexpected error, until the run is finished
-OUT/.bibench.lock                  empty; locked while a process runs into the store
+OUT/runs/ID/attempt-2/             all of these but record and claims, if a process took the run over from a slow one
+OUT/claim-000001.json              while a process writes the plan
+OUT/discarded/ID-000001.json       who finished a run that another process had finished before
+
+Of an object store there is a mirror in a local folder: what is read is read there, once `Store.sync` or `Store.refresh`
+has brought it up to date, and what is written goes to both.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
-import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,88 +41,117 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from bibench.bench.pictures import read_pictures, write_pictures
-from bibench.files import write_bytes, write_json, write_text
-from bibench.records import Record, Results, RunConfig, StoredPictures, read_record
-from bibench.tasks.base import PicturePair
+from bibench.bench.claims import Claim, Claims
+from bibench.bench.pictures import read_pictures
+from bibench.bench.storage import Folder, ObjectStore, Storage, StoreError, StoreUnreachable, is_url, mirror_of
+from bibench.files import json_text, write_bytes, write_json, write_text
+from bibench.records import Record, Results, RunConfig, StoredPictures, collector_paused, read_record
 
-__all__ = ["Store", "StoreError"]
+__all__ = ["Store", "StoreError", "StoreUnreachable", "write_rows"]
 
-_LOCK = ".bibench.lock"
+_DESCRIPTION = ("suite.json", "plan.json", "data.json", "calibration.json")
+_CHECKPOINT = re.compile(r"checkpoint\.json|checkpoint-\d+\.safetensors")
+_CLAIM = re.compile(r"(.*/)?claim-\d+\.json")
+_OWN = re.compile(r"claim-\d+\.json|\.claim-.*\.tmp|\.probe-[0-9a-f]+")
+_PASSING = ("record.json", "error.log")
+_SMALL = re.compile(
+    r"(suite|plan|data|calibration)\.json|devices/[\w.@-]+\.json|report\.html|"
+    r"runs/\w[\w.+-]*/(attempt-\d+/)?(record\.json|(epochs|layers)\.csv|predictions\.safetensors|error\.log|"
+    r"pictures/(texts\.json|\d+-(truth|found)\.jpg))"
+)
+"""What `Store.sync` brings; weights are fetched by those who need them."""
 _DESCRIPTIVE = {"description", "tracks", "awaiting"}
 _PLAN = TypeAdapter(list[RunConfig])
 
 
-class StoreError(ValueError):
-    """A folder that can't be used as a store; the message names it and says what to do."""
-
-
 class Store:
-    """A folder of results.
+    """A place of results.
 
     Args:
-        root: the folder.
+        address: a folder, or ``s3://bucket/folder`` or ``gs://bucket/folder``.
+
+    Raises:
+        StoreError: another kind of address, or the package that it needs isn't installed.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, address: Path | str) -> None:
+        self.address = str(address)
+        self.remote: ObjectStore | None = None
+        if is_url(address):
+            self.remote = ObjectStore(self.address)
+            self.root = mirror_of(self.address)
+        else:
+            self.root = Path(address)
+        self.storage: Storage = self.remote or Folder(self.root)
+        self.claims = Claims(self.storage)
+        self._files: dict[str, str] = {}
 
     @classmethod
-    def open(cls, root: Path) -> Store:
-        """A store that exists.
+    def open(cls, address: Path | str) -> Store:
+        """A store that exists, brought up to date.
 
         Raises:
-            StoreError: the folder holds no results.
+            StoreError: the place holds no results.
         """
-        if not (root / "suite.json").is_file():
+        store = cls(address)
+        store.sync()
+        if not (store.root / "suite.json").is_file():
             raise StoreError(
-                f"{root}: no results here (suite.json is missing); 'bibench run SUITE --out {root}' makes some"
+                f"{address}: no results here (suite.json is missing); 'bibench run SUITE --out {address}' makes some"
             )
-        return cls(root)
+        return store
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second process from running into the store; the folder is made if it isn't there.
-
-        The system lets go of the lock when the process ends, however it ends. Where a system or a network file system
-        has no locks, there is no protection. The file stays: a lock on a file that was removed holds nobody back.
+    def sync(self) -> None:
+        """Bring the mirror's records and small files up to date; nothing for a folder.
 
         Raises:
-            StoreError: not a folder, a folder with other files, or another process has it.
+            StoreUnreachable: the object store doesn't answer.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise StoreError(f"{self.root} is not a folder; choose another --out") from error
-        self._refuse_foreign()
-        path = self.root / _LOCK
-        if path.is_dir():
-            raise StoreError(f"{path} is a folder, not the store's lock file; delete it, or choose another --out")
-        with path.open("a") as file:
-            if sys.platform != "win32":
-                import fcntl
+        if self.remote is None:
+            return
+        index = self.root / "mirror.json"
+        before: dict[str, str] = _versions(index)
+        now = {name: version for name, version in self.remote.listing().items() if _SMALL.fullmatch(name)}
+        for name in before.keys() - now.keys():
+            (self.root / name).unlink(missing_ok=True)
+        changed = [name for name, version in now.items() if before.get(name) != version]
+        for some in (changed[start : start + 500] for start in range(0, len(changed), 500)):
+            for name, content in self.remote.read_many(some).items():
+                write_bytes(self.root / name, content)
+        write_json(index, now)
 
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise StoreError(
-                        f"{self.root} is in use: another bibench process runs into it; wait for it or stop it, or "
-                        "choose another --out"
-                    ) from error
-                except OSError:
-                    pass
-            yield
+    def refresh(self, run_id: str) -> None:
+        """Bring the mirror's record of a run up to date, and what is known of the data; nothing for a folder."""
+        if self.remote is not None:
+            for name in ("data.json", f"{self._folder(run_id)}/record.json"):
+                if not self.remote.fetch(name, self.root / name):
+                    (self.root / name).unlink(missing_ok=True)
+
+    def publish(self, path: Path) -> None:
+        """Copy a file of the mirror to the object store; nothing for a folder."""
+        if self.remote is not None:
+            self.remote.write(path.relative_to(self.root).as_posix(), path.read_bytes())
+
+    def fetch(self, path: Path) -> Path:
+        """A file of a finished run that `sync` leaves, copied into the mirror if it isn't there."""
+        if self.remote is not None and not path.is_file():
+            self.remote.fetch(path.relative_to(self.root).as_posix(), path)
+        return path
 
     def _refuse_foreign(self) -> None:
-        """Refuse a folder that is neither a store nor empty."""
-        if (self.root / "suite.json").is_file() or not self.root.exists():
+        """Refuse a place that is neither a store nor empty."""
+        if (self.root / "suite.json").is_file():
             return
-        if any(entry.name != _LOCK for entry in self.root.iterdir()):
+        if self.remote is not None:
+            names: Iterable[str] = self.remote.listing()
+        else:
+            names = [entry.name for entry in self.root.iterdir()] if self.root.exists() else ()
+        if not all(_OWN.fullmatch(name) for name in names):
             raise StoreError(
-                f"{self.root} is not an empty folder and holds no results of bibench; choose another --out"
+                f"{self.address} is not an empty folder and holds no results of bibench; choose another --out"
             )
 
-    def claim(
+    def begin(
         self,
         suite: Mapping[str, Any],
         runs: Sequence[RunConfig],
@@ -133,7 +169,26 @@ class Store:
         Raises:
             StoreError: it holds another suite's results, results on other data, or other files; nothing is written.
         """
+        if self.remote is not None:
+            self.remote.check()
+        else:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise StoreError(f"{self.root} is not a folder; choose another --out") from error
+        self.sync()
         self._refuse_foreign()
+        with Claims(self.storage, below="").held(""):
+            self._pull_description()
+            self._merge(suite, runs, data, calibration or {})
+
+    def _merge(
+        self,
+        suite: Mapping[str, Any],
+        runs: Sequence[RunConfig],
+        data: Mapping[str, str],
+        calibration: Mapping[str, float],
+    ) -> None:
         path = self.root / "suite.json"
         if path.is_file():
             found = self.suite()
@@ -144,7 +199,7 @@ class Store:
                     f"{key} was {_short(found.get(key))}, is {_short(suite.get(key))}" for key in differing
                 )
                 raise StoreError(
-                    f"{self.root} holds results of suite '{found.get('name')}' with other settings ({what}); "
+                    f"{self.address} holds results of suite '{found.get('name')}' with other settings ({what}); "
                     "choose another --out, or the settings of the first run"
                 )
             for task, fingerprint in data.items():
@@ -159,12 +214,22 @@ class Store:
                 "point": run.point or before.point,
             }
             known[run.id] = run.model_copy(update=kept)
-        _refuse_namesakes(self.root, known.values())
-        write_json(path, dict(suite))
-        write_json(self.root / "data.json", self._data() | dict(data))
+        _refuse_namesakes(self.address, known.values())
+        self._write("suite.json", dict(suite))
+        self._write("data.json", self._data() | dict(data))
         if calibration:
-            write_json(self.root / "calibration.json", self.calibration() | dict(calibration))
-        write_json(self.root / "plan.json", _PLAN.dump_python(list(known.values()), mode="json"))
+            self._write("calibration.json", self.calibration() | dict(calibration))
+        self._write("plan.json", _PLAN.dump_python(list(known.values()), mode="json"))
+
+    def _pull_description(self) -> None:
+        if self.remote is not None:
+            for name in _DESCRIPTION:
+                self.remote.fetch(name, self.root / name)
+
+    def _write(self, name: str, content: Any) -> None:
+        path = self.root / name
+        write_json(path, content)
+        self.publish(path)
 
     def suite(self) -> dict[str, Any]:
         """What the store is for: name, version and settings of the suite."""
@@ -179,8 +244,11 @@ class Store:
         if not path.is_file():
             return []
         try:
-            plan = _PLAN.validate_python(self._json(path))
+            plan = _PLAN.validate_json(path.read_bytes())
+        except OSError as error:
+            raise StoreError(f"{path}: can't be read ({error})") from error
         except ValidationError as error:
+            self._json(path)  # says so where it isn't JSON at all
             first = error.errors()[0]
             raise StoreError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
         try:
@@ -204,34 +272,56 @@ class Store:
             raise StoreError(f"{path}: expected a JSON object of seconds by network; delete it to measure anew")
         return content
 
-    def folder(self, run_id: str) -> Path:
-        """The folder of a run."""
+    def _folder(self, run_id: str) -> str:
         if Path(run_id).name != run_id or run_id in ("", ".", "..") or "\0" in run_id:
             raise StoreError(f"{run_id!r} is not the name of a run")
-        return self.root / "runs" / run_id
+        return f"runs/{run_id}"
 
-    def record(self, run_id: str) -> Record | None:
-        """The record of a run, or None while it isn't finished."""
+    def folder(self, run_id: str) -> Path:
+        """The folder of a run."""
+        return self.root / self._folder(run_id)
+
+    def files(self, run_id: str) -> Path:
+        """The folder with the files of a finished run: its own, or one below it."""
+        if run_id not in self._files:
+            record = self.record(run_id)
+            if record is None:
+                return self.folder(run_id)
+        return self.folder(run_id) / self._files[run_id]
+
+    def record(self, run_id: str, planned: RunConfig | None = None) -> Record | None:
+        """The record of a run, or None while it isn't finished.
+
+        Args:
+            run_id: its identity.
+            planned: a configuration that is known to have it: a record of the same one needs no hash.
+        """
         path = self.folder(run_id) / "record.json"
         if not path.is_file():
             return None
         record = read_record(path)
         if record.id != run_id:
             raise StoreError(f"{path} is the record of run {record.id}; delete it and run the suite again")
-        if record.run.id != run_id:
+        if record.run != planned and record.run.id != run_id:
             raise StoreError(f"{path}: its configuration doesn't match its name; delete it and run the suite again")
+        self._files[run_id] = record.files
         return record
 
     def records(self) -> list[Record]:
         """The records of the planned runs, or all where there is no plan, by name of the run."""
-        names = {run.id for run in self.plan()} or {
-            path.parent.name for path in (self.root / "runs").glob("*/record.json")
-        }
-        return [record for name in sorted(names) if (record := self.record(name)) is not None]
+        return self._records(self.plan())
+
+    def _records(self, plan: Iterable[RunConfig]) -> list[Record]:
+        planned = {run.id: run for run in plan}
+        names = planned or {path.parent.name for path in (self.root / "runs").glob("*/record.json")}
+        found = (self.record(name, planned.get(name)) for name in sorted(names))
+        return [record for record in found if record is not None]
 
     def results(self) -> Results:
         """Plan, records and predictions, as scores take them."""
-        return Results(plan=self.plan(), records=self.records(), predictions=self.predictions)
+        with collector_paused():
+            plan = self.plan()
+            return Results(plan=plan, records=self._records(plan), predictions=self.predictions)
 
     def unfinished(self, run: RunConfig, tracks: Collection[str]) -> bool:
         """Whether there is something left to do for a run.
@@ -248,30 +338,139 @@ class Store:
 
         Only main runs are measured, and only those that are ok and whose weights are there.
         """
-        if not run.main or record.status != "ok" or record.weights is None or not self.weights(run.id).is_file():
+        there = self.remote is not None or self.weights(run.id).is_file()
+        if not run.main or record.status != "ok" or record.weights is None or not there:
             return []
         return [name for name in tracks if name not in record.measured]
 
-    def commit(self, record: Record) -> None:
-        """Finish a run: from here on it is never repeated."""
-        write_json(self.folder(record.id) / "record.json", record.model_dump(mode="json"))
+    def commit(self, record: Record, claim: Claim) -> bool:
+        """Finish a run: from here on it is never repeated, and nothing but its result stays of it.
+
+        Args:
+            record: the result.
+            claim: this process's, on the run.
+
+        Returns:
+            False if another process was first; then this result is discarded, which a small file in the store tells.
+        """
+        base = self._folder(record.id)
+        name = f"{base}/record.json"
+        kept = {own for own in Folder(self.root).listing(base) if _is_result(own, base, record.files)}
+        if self.remote is not None:
+            for own in kept:
+                self.publish(self.root / own)
+        if not self.storage.create(name, json_text(record.model_dump(mode="json")).encode()):
+            self._discard(record, claim)
+            return False
+        self.refresh(record.id)
+        for own in self.storage.listing(base):
+            if own not in kept and own != name and not _CLAIM.fullmatch(own):
+                self.storage.remove(own)
+        for left in self.folder(record.id).glob("attempt-*"):
+            with suppress(OSError):  # not empty: the result's
+                left.rmdir()
+        claim.finish()
+        return True
+
+    def amend(self, record: Record, claim: Claim) -> None:
+        """Replace a finished run's record by one to which was added what was measured since.
+
+        Args:
+            record: the new one.
+            claim: this process's, on the run.
+        """
+        self._write(f"{self._folder(record.id)}/record.json", record.model_dump(mode="json"))
+        claim.finish()
+
+    def _discard(self, record: Record, claim: Claim) -> None:
+        """Count a result that came too late, and remove its files."""
+        content = {"run": record.id, "claim": json.loads(claim.state.model_dump_json()), "finished": record.finished}
+        self.storage.write(f"discarded/{record.id}-{claim.token:06d}.json", json_text(content).encode())
+        self.leave(record.id, claim)
+
+    def leave(self, run_id: str, claim: Claim) -> None:
+        """Remove the files of an attempt that lost its claim, if another one has finished the run since.
+
+        Until then they stay: the other one goes on from their checkpoint, and removes them when it has finished.
+        """
+        self.refresh(run_id)
+        base = self._folder(run_id)
+        result = self.record(run_id)
+        if result is None:
+            return
+        for name in self.storage.listing(_below(base, claim.files)):
+            # An attempt in the run's own folder has those of the others below it.
+            own = claim.files or not name.startswith(f"{base}/attempt-")
+            if own and not _is_result(name, base, result.files) and name != f"{base}/record.json":
+                self.storage.remove(name)
+
+    def discarded(self) -> int:
+        """How many results came too late and were discarded."""
+        return len(self.storage.names("discarded"))
+
+    def publish_checkpoint(self, run_id: str, files: str) -> None:
+        """Copy the checkpoint of an attempt to the object store, its description last; nothing for a folder."""
+        if self.remote is None:
+            return
+        folder = self.folder(run_id) / files
+        found = sorted((path for path in folder.glob("checkpoint*")), key=lambda path: path.suffix == ".json")
+        for path in found:
+            self.publish(path)
+        for name in self.remote.names(_below(self._folder(run_id), files)):
+            if _CHECKPOINT.fullmatch(name) and not (folder / name).exists():
+                self.remote.remove(_below(self._folder(run_id), files, name))
+
+    def adopt_checkpoint(self, run_id: str, files: str) -> None:
+        """Bring the newest checkpoint of all attempts at a run to where the next one works, as far as one is whole.
+
+        Args:
+            run_id: the run.
+            files: the folder below the run's own that the next attempt works in.
+        """
+        base = self._folder(run_id)
+        if self.remote is not None:  # an earlier attempt on this machine may not be the newest
+            for path in (self.root / base / files).glob("checkpoint*"):
+                path.unlink()
+        epochs: list[tuple[int, str]] = []
+        for name in self.storage.listing(base):
+            if name.endswith("/checkpoint.json"):
+                epoch = _description_of(self.storage.read(name)).get("epoch")
+                if isinstance(epoch, int):
+                    epochs.append((epoch, name.removesuffix("/checkpoint.json")))
+        for _, place in sorted(epochs, reverse=True):
+            if self.remote is None and place == _below(base, files):
+                return
+            if self._copy_checkpoint(place, self.root / base / files):
+                return
+
+    def _copy_checkpoint(self, place: str, folder: Path) -> bool:
+        """Copy a checkpoint whose owner may still be writing: whole, or not at all."""
+        content = self.storage.read(f"{place}/checkpoint.json")
+        description = _description_of(content)
+        name = str(description.get("tensors"))
+        tensors = self.storage.read(f"{place}/{name}") if _CHECKPOINT.fullmatch(name) else None
+        if content is None or tensors is None or hashlib.sha256(tensors).hexdigest() != description.get("sha256"):
+            return False
+        write_bytes(folder / name, tensors)
+        write_bytes(folder / "checkpoint.json", content)
+        return True
 
     def weights(self, run_id: str) -> Path:
         """Where the final weights of a run are."""
-        return self.folder(run_id) / "model.safetensors"
+        return self.files(run_id) / "model.safetensors"
 
     def optimizer(self, run_id: str) -> Path:
         """Where the optimizer's final state of a run is, if it is kept."""
-        return self.folder(run_id) / "optimizer.safetensors"
+        return self.files(run_id) / "optimizer.safetensors"
 
-    def write_predictions(self, run_id: str, per_sample: npt.NDArray[np.float32]) -> None:
-        """Keep the score of every test sample."""
+    def write_predictions(self, folder: Path, per_sample: npt.NDArray[np.float32]) -> None:
+        """Keep the score of every test sample in the folder that a run works in."""
         content = {"score": np.ascontiguousarray(per_sample, dtype=np.float32)}
-        write_bytes(self.folder(run_id) / "predictions.safetensors", save(content))
+        write_bytes(folder / "predictions.safetensors", save(content))
 
     def predictions(self, run_id: str) -> npt.NDArray[np.float32] | None:
         """The score of every test sample, float32 of shape (samples,), or None if it wasn't kept."""
-        path = self.folder(run_id) / "predictions.safetensors"
+        path = self.files(run_id) / "predictions.safetensors"
         if not path.is_file():
             return None
         try:
@@ -282,25 +481,13 @@ class Store:
             raise StoreError(f"{path}: expected one finite float32 number for each test sample; delete it")
         return score
 
-    def write_pictures(self, run_id: str, pairs: Sequence[PicturePair]) -> None:
-        """Keep what a network does with a few test samples."""
-        write_pictures(self.folder(run_id), pairs)
-
     def pictures(self, run_id: str) -> StoredPictures:
         """What a network does with a few test samples; none if they weren't kept."""
-        return read_pictures(self.folder(run_id))
-
-    def write_rows(self, run_id: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows as CSV, such as ``epochs.csv``."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.folder(run_id) / name, text.getvalue())
+        return read_pictures(self.files(run_id))
 
     def epochs(self, run_id: str) -> list[dict[str, float]]:
         """The figures of every epoch, as written in ``epochs.csv``."""
-        path = self.folder(run_id) / "epochs.csv"
+        path = self.files(run_id) / "epochs.csv"
         if not path.is_file():
             return []
         try:
@@ -321,7 +508,7 @@ class Store:
         known = self._data().get(task, fingerprint)
         if known != fingerprint:
             raise StoreError(
-                f"task '{task}': the data have fingerprint {fingerprint[:12]}, but earlier runs in {self.root} saw "
+                f"task '{task}': the data have fingerprint {fingerprint[:12]}, but earlier runs in {self.address} saw "
                 f"{known[:12]}; give the same --data, or another --out"
             )
 
@@ -339,7 +526,47 @@ class Store:
             raise StoreError(f"{path}: can't be read ({error})") from error
 
 
-def _refuse_namesakes(root: Path, runs: Iterable[RunConfig]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, such as ``epochs.csv``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _below(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
+
+
+def _is_result(name: str, base: str, files: str) -> bool:
+    """Whether a file of a run, by its name in the store, is of the result that is in the folder ``files``."""
+    own = name.removeprefix(f"{_below(base, files)}/")
+    if own == name or (not files and own.startswith("attempt-")):
+        return False
+    last = own.rpartition("/")[2]
+    return not (_CHECKPOINT.fullmatch(own) or last.endswith(".tmp") or own in _PASSING or _CLAIM.fullmatch(name))
+
+
+def _description_of(content: bytes | None) -> dict[str, Any]:
+    """What the JSON of a checkpoint says; nothing if it can't be read."""
+    try:
+        found = json.loads(content or b"")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _versions(path: Path) -> dict[str, str]:
+    """What of an object store the mirror has; nothing if that can't be read: then all is read again."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _refuse_namesakes(root: str, runs: Iterable[RunConfig]) -> None:
     """Refuse two configurations that a score could not tell apart."""
     seen: dict[tuple[str, str, str, int, str | None], RunConfig] = {}
     for run in runs:

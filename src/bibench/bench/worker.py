@@ -21,7 +21,9 @@ from torch import nn
 
 import bibench
 from bibench import registry
-from bibench.bench.store import Store, StoreError
+from bibench.bench.claims import LEASE, Claim, ClaimLost
+from bibench.bench.pictures import write_pictures
+from bibench.bench.store import Store, StoreError, StoreUnreachable, write_rows
 from bibench.files import write_text
 from bibench.models.base import Architecture
 from bibench.nn import BinarizeError, set_progress
@@ -37,7 +39,8 @@ from bibench.training import (
     save_weights,
     train,
 )
-from bibench.training.checkpoint import CheckpointError, State, file_sha256, remove_state, save_optimizer
+from bibench.training.checkpoint import CheckpointError, State, file_sha256, save_optimizer
+from bibench.training.loggers import Loggers
 from bibench.training.loop import steps_an_epoch
 from bibench.training.machine import processor
 
@@ -52,7 +55,7 @@ class Settings:
     """What a run needs to know that doesn't change its result.
 
     Args:
-        out: the store.
+        out: the store: a folder, or the address of an object store.
         data: folder of the data sets, or None.
         allow_subset: accept a part of a data set.
         device: ``"cpu"`` or ``"cuda"``.
@@ -62,9 +65,11 @@ class Settings:
         measuring: how much they measure.
         layers: record layer statistics.
         checkpoint_seconds: time between checkpoints.
+        loggers: that are told what each epoch gave, see `bibench.training.loggers`; they write below ``logs/``.
+        lease: seconds without a sign of life after which another process takes a run over.
     """
 
-    out: Path
+    out: Path | str
     data: Path | None = None
     allow_subset: bool = False
     device: str = "cpu"
@@ -74,6 +79,8 @@ class Settings:
     measuring: Measuring = field(default_factory=Measuring)
     layers: bool = False
     checkpoint_seconds: float = 10.0
+    loggers: tuple[str, ...] = ()
+    lease: float = LEASE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +90,15 @@ class Outcome:
     Args:
         run: its configuration.
         status: ``ok``; ``failed``: it diverged, which is recorded as its result; ``error``: something went wrong that
-            may not happen again, nothing is recorded, and the run is tried again next time.
+            may not happen again, nothing is recorded, and the run is tried again next time; ``busy``: another process
+            works on it.
         message: the score, the reason, or the error.
         seconds: wall time in this attempt.
         fatal: an error that every other run would meet too, such as a full disk.
     """
 
     run: RunConfig
-    status: Literal["ok", "failed", "error"]
+    status: Literal["ok", "failed", "error", "busy"]
     message: str
     seconds: float
     fatal: bool = False
@@ -104,25 +112,77 @@ def load_data(task_name: str, root: Path | None, allow_subset: bool) -> Data:
 
 
 def execute(
-    config: RunConfig, settings: Settings, on_progress: Callable[[float], None] = lambda share: None
+    config: RunConfig,
+    settings: Settings,
+    on_progress: Callable[[float], None] = lambda share: None,
+    *,
+    takeover: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Train, evaluate, measure and record one run. Errors come back as an outcome; an interrupt is raised."""
+    """Claim, train, evaluate, measure and record one run.
+
+    Args:
+        config: the run.
+        settings: for every run.
+        on_progress: called with the share of the training that is done.
+        takeover: the number of a claim on the run whose holder was seen to be gone, see `bibench.bench.claims.Watch`.
+        stop: asked at the end of each epoch whether to be interrupted there, see `bibench.training.train`.
+
+    Returns:
+        How it ended; errors too. An interrupt is raised, after the claim was given up.
+    """
     start = time.perf_counter()
-    store = Store(settings.out)
+
+    def ended(status: Literal["ok", "failed", "error", "busy"], message: str, *, fatal: bool = False) -> Outcome:
+        return Outcome(run=config, status=status, message=message, seconds=time.perf_counter() - start, fatal=fatal)
+
     torch.set_num_threads(settings.threads)
     try:
-        record = _run(config, settings, store, on_progress)
+        store = Store(settings.out)
+        record = _claimed(config, settings, store, on_progress, takeover, stop)
     except OSError as error:
         fatal = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         advice = "; free some space and run the same command again: nothing finished is lost" if fatal else ""
-        message = f"{error.strerror or error}: {error.filename or settings.out}{advice}"
-        return Outcome(run=config, status="error", message=message, seconds=time.perf_counter() - start, fatal=fatal)
+        return ended("error", f"{error.strerror or error}: {error.filename or settings.out}{advice}", fatal=fatal)
+    except ClaimLost as error:
+        return ended("busy", str(error))
     except Exception as error:
         message = str(error) if isinstance(error, _EXPLAINED) else _unexpected(config, store, error)
-        return Outcome(run=config, status="error", message=message, seconds=time.perf_counter() - start)
+        return ended("error", message, fatal=isinstance(error, StoreUnreachable))
+    if record is None:
+        return ended("busy", "another process works on it")
     figure = record.figure(config.metric)
-    message = record.reason or (f"{figure.value:.2f} {figure.unit}" if figure else "")
-    return Outcome(run=config, status=record.status, message=message, seconds=time.perf_counter() - start)
+    return ended(record.status, record.reason or (f"{figure.value:.2f} {figure.unit}" if figure else ""))
+
+
+def _claimed(
+    config: RunConfig,
+    settings: Settings,
+    store: Store,
+    on_progress: Callable[[float], None],
+    takeover: int | None,
+    stop: Callable[[], bool],
+) -> Record | None:
+    """The run's record, which this process makes unless it is there; None if another process works on it."""
+    store.refresh(config.id)
+    done = store.record(config.id)
+    if done is not None and not store.unmeasured(config, done, settings.tracks):
+        return done
+    claim = store.claims.take(config.id, takeover=takeover, lease=settings.lease)
+    if claim is None:
+        return None
+
+    def progressed(share: float) -> None:
+        claim.progressed(share)
+        on_progress(share)
+
+    with claim.beating():
+        store.refresh(config.id)  # another process may have finished it just before
+        try:
+            return _run(config, settings, store, progressed, claim, stop)
+        except ClaimLost:
+            store.leave(config.id, claim)
+            raise
 
 
 def _unexpected(config: RunConfig, store: Store, error: Exception) -> str:
@@ -131,13 +191,21 @@ def _unexpected(config: RunConfig, store: Store, error: Exception) -> str:
     first = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     try:
         write_text(path, "".join(traceback.format_exception(error)))
-    except OSError as second:
+        store.publish(path)
+    except (OSError, StoreError) as second:
         return f"{first} (its traceback could not be written: {second})"
     return f"{first} (traceback in {path})"
 
 
-def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Callable[[float], None]) -> Record:
-    folder = store.folder(config.id)
+def _run(
+    config: RunConfig,
+    settings: Settings,
+    store: Store,
+    on_progress: Callable[[float], None],
+    claim: Claim,
+    stop: Callable[[], bool],
+) -> Record | None:
+    folder = store.folder(config.id) / claim.files
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     task: Task = registry.get("tasks", config.task)
@@ -146,7 +214,8 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
     architecture: Architecture = registry.get("architectures", config.architecture)
     done = store.record(config.id)
     if done is not None:
-        return _measure_again(done, config, settings, store, task=task, data=data, architecture=architecture)
+        return _measure_again(done, config, settings, store, claim, task=task, data=data, architecture=architecture)
+    store.adopt_checkpoint(config.id, claim.files)
     start = settings.checkpoint if config.checkpoint is not None else None
     optimizer_start = None
     if config.parent is not None:
@@ -162,26 +231,24 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
         model = convert(config, model, task)
         before["convert"] = time.perf_counter() - began
 
-    def finish(status: Literal["ok", "failed"], state: State, **content: Any) -> Record:
+    def finish(status: Literal["ok", "failed"], state: State, **content: Any) -> Record | None:
         if state.history:
-            store.write_rows(config.id, "epochs.csv", state.history)
+            write_rows(folder / "epochs.csv", state.history)
         if state.layers:
-            store.write_rows(config.id, "layers.csv", state.layers)
+            write_rows(folder / "layers.csv", state.layers)
         record = Record(
             id=config.id,
             run=config,
             status=status,
             phases=before | state.phases,
             data=data.fingerprint,
+            files=claim.files,
             notes=notes,
             environment=environment(settings),
             finished=_now(),
             **content,
         )
-        store.commit(record)
-        remove_state(folder)
-        (folder / "error.log").unlink(missing_ok=True)  # of an earlier attempt
-        return record
+        return record if store.commit(record, claim) else store.record(config.id)
 
     try:
         trained = train(
@@ -197,6 +264,9 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
             optimizer_start=optimizer_start,
             teacher=teacher,
             on_progress=on_progress,
+            on_saved=functools.partial(store.publish_checkpoint, config.id, claim.files),
+            stop=stop,
+            loggers=Loggers(settings.loggers, store.root / "logs", config.id),
         )
     except Diverged as error:
         return finish("failed", error.state, reason=str(error))
@@ -215,13 +285,13 @@ def _run(config: RunConfig, settings: Settings, store: Store, on_progress: Calla
     trained.state.phases["measure"] = time.perf_counter() - began
     if config.main and task.pictures is not None:
         with torch.no_grad():
-            store.write_pictures(config.id, task.pictures(trained.model.eval(), data))
-    store.write_predictions(config.id, trained.evaluation.per_sample)
-    weights = store.weights(config.id)
+            write_pictures(folder, task.pictures(trained.model.eval(), data))
+    store.write_predictions(folder, trained.evaluation.per_sample)
+    weights = folder / "model.safetensors"
     save_weights(weights, trained.model)
     kept = None
     if config.optimizer_state == "keep" and config.operator is None:
-        kept = store.optimizer(config.id)
+        kept = folder / "optimizer.safetensors"
         save_optimizer(kept, trained.model, trained.optimizer)
     return finish(
         "ok",
@@ -249,6 +319,7 @@ def _measure_again(
     config: RunConfig,
     settings: Settings,
     store: Store,
+    claim: Claim,
     *,
     task: Task,
     data: Data,
@@ -282,7 +353,7 @@ def _measure_again(
             "phases": record.phases | {"measure": seconds},
         }
     )
-    store.commit(new)
+    store.amend(new, claim)
     return new
 
 
@@ -330,19 +401,25 @@ def _weights_of(store: Store, run_id: str) -> Path:
     Raises:
         StoreError: they are missing, or not what the run's record says.
     """
-    record = store.record(run_id)
+    record = _record_of(store, run_id)
     expected = None if record is None else record.weights  # None in records of earlier versions too
     return _checked(store, run_id, store.weights(run_id), expected)
 
 
 def _optimizer_of(store: Store, run_id: str) -> Path:
     """The optimizer's state at the end of a run that keeps it; see `_weights_of`."""
-    record = store.record(run_id)
+    record = _record_of(store, run_id)
     return _checked(store, run_id, store.optimizer(run_id), None if record is None else record.optimizer)
 
 
+def _record_of(store: Store, run_id: str) -> Record | None:
+    if store.record(run_id) is None:
+        store.refresh(run_id)
+    return store.record(run_id)
+
+
 def _checked(store: Store, run_id: str, path: Path, expected: str | None) -> Path:
-    if not path.is_file():
+    if not store.fetch(path).is_file():
         what = "is missing"
     elif expected is not None and file_sha256(path) != expected:
         what = "has another SHA-256 than its run's record says: truncated or altered"

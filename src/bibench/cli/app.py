@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from rich.console import Console
 from bibench import __version__, registry
 from bibench.bench.benchmark import score_store
 from bibench.bench.plan import PlanError
+from bibench.bench.pool import LimitsError
+from bibench.bench.ray_executor import ClusterError
+from bibench.bench.storage import is_url
 from bibench.bench.store import Store, StoreError
 from bibench.bench.suite import SuiteError
 from bibench.deploy.devices import DeviceError
@@ -27,8 +31,24 @@ from bibench.tasks.base import DataError
 from bibench.tracks import ScoreError
 from bibench.tracks.comparisons import comparisons
 from bibench.training import CheckpointError
+from bibench.training.loggers import LoggerError
 
-__all__ = ["SOME_FAILED", "JsonOption", "app", "clear_errors", "counted", "err", "out", "say", "write_page"]
+__all__ = [
+    "SOME_FAILED",
+    "JsonOption",
+    "RunnerOption",
+    "SshConfigOption",
+    "StoreArgument",
+    "address",
+    "app",
+    "clear_errors",
+    "collected_before",
+    "counted",
+    "err",
+    "out",
+    "say",
+    "write_page",
+]
 
 WRONG_INPUT = 2
 SOME_FAILED = 1
@@ -48,8 +68,11 @@ _BAD_INPUT = (
     AlgorithmError,
     BinarizeError,
     CheckpointError,
+    ClusterError,
     DataError,
     DeviceError,
+    LimitsError,
+    LoggerError,
     NativeError,
     PackedError,
     PlanError,
@@ -61,7 +84,19 @@ _BAD_INPUT = (
     registry.UnknownName,
 )
 
+StoreArgument = Annotated[str, typer.Argument(metavar="DIR", help="Folder of the results, or s3://BUCKET/FOLDER.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunnerOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--runner",
+        metavar="PROGRAM",
+        help="The program that measures there; several are chosen from by processor [default: the package's].",
+    ),
+]
+SshConfigOption = Annotated[
+    Path | None, typer.Option("--ssh-config", metavar="FILE", help="Settings of ssh [default: ~/.ssh/config].")
+]
 
 
 @contextmanager
@@ -97,6 +132,15 @@ def _main(
 ) -> None: ...
 
 
+def address(text: str) -> Path | str:
+    """A place of results as the user gave it: a folder, or an address of an object store, which no path can hold.
+
+    >>> address("s3://bucket/quick")
+    's3://bucket/quick'
+    """
+    return text if is_url(text) else Path(text)
+
+
 def say(text: str) -> None:
     out.print(text, markup=False, soft_wrap=True)
 
@@ -105,14 +149,26 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
+@contextmanager
+def collected_before() -> Iterator[None]:
+    """Python's collector of reference cycles leaves out what there is now, such as a big store's records."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def write_page(store: Store, *, show: bool = True) -> Path:
     """Score a store, print the tables and write its report."""
     suite = store.suite()
     results, scores, tracks = score_store(store)
-    found = comparisons(results)
-    if show:
-        print_tables(results, scores, found, out)
-    path = store.root / "report.html"
-    meta = Meta(suite=str(suite.get("name")), tracks=tracks, description=str(suite.get("description") or ""))
-    write_report(path, results, scores, found, store.epochs, meta, store.pictures)
+    with collected_before():
+        found = comparisons(results)
+        if show:
+            print_tables(results, scores, found, out)
+        path = store.root / "report.html"
+        meta = Meta(suite=str(suite.get("name")), tracks=tracks, description=str(suite.get("description") or ""))
+        write_report(path, results, scores, found, store.epochs, meta, store.pictures)
+    store.publish(path)
     return path

@@ -12,6 +12,7 @@ from torch import nn
 from bibench.bench.plan import PlanError
 from bibench.bench.store import Store
 from bibench.bench.worker import finished_model, load_data
+from bibench.cli.app import address
 from bibench.models.base import Architecture
 from bibench.records import Record
 from bibench.tasks.base import Data, DataError, Task
@@ -20,42 +21,54 @@ from bibench.training.checkpoint import CheckpointError
 __all__ = ["RunArgument", "finished_run", "run_data", "trained_network"]
 
 RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="Folder of a finished run (DIR/runs/NAME), or of results with just one.")
+    str, typer.Argument(metavar="RUN", help="Folder of a finished run (DIR/runs/NAME), or of results with just one.")
 ]
 
 
-def finished_run(folder: Path, wanted: Callable[[Record], bool], what: str) -> tuple[Store, Record]:
+def finished_run(folder: str, wanted: Callable[[Record], bool], what: str) -> tuple[Store, Record]:
     """The store and the record of a run's folder, or of the only run in a folder of results that is wanted.
 
     Args:
-        folder: given by the user.
+        folder: given by the user; the address of an object store will do too.
         wanted: of the main runs that are ok, which count where the folder is one of results.
         what: those are, for messages, such as ``"binarized run"``.
 
     Raises:
         PlanError: no such run, several, or one that failed.
     """
-    if (folder / "record.json").is_file() and folder.resolve().parent.name == "runs":
-        where = folder if folder.parent.name == "runs" else folder.resolve()
-        store = Store.open(where.parent.parent)
-        record = store.record(where.name)
-        assert record is not None
+    place, name = _parts(address(folder))
+    if name is not None:
+        store = Store.open(place)
+        record = store.record(name)
+        if record is None:
+            raise PlanError(f"{folder}: no finished run of this name is there")
         if record.status != "ok":
             raise PlanError(f"{folder}: the run failed ({record.reason}), so it has no network")
         return store, record
-    if not (folder / "suite.json").is_file():
+    if isinstance(place, Path) and not (place / "suite.json").is_file():
         raise PlanError(
             f"{folder}: not the folder of a finished run (DIR/runs/NAME with a record.json), nor of results "
             "(DIR with a suite.json)"
         )
-    store = Store(folder)
+    store = Store.open(place)
     found = [record for record in store.records() if record.run.main and record.status == "ok" and wanted(record)]
     if len(found) == 1:
         return store, found[0]
     if not found:
         raise PlanError(f"{folder}: no {what} is finished here; name the folder of a run, or run some first")
-    listed = "".join(f"\n  {store.folder(record.id)}" for record in found)
+    listed = "".join(f"\n  {store.address}/runs/{record.id}" for record in found)
     raise PlanError(f"{folder} has {len(found)} finished {what}s; name the folder of one:{listed}")
+
+
+def _parts(place: Path | str) -> tuple[Path | str, str | None]:
+    """The place of results and the name of a run in it, if one is named."""
+    if isinstance(place, str):
+        root, _, name = place.rstrip("/").partition("/runs/")
+        return root, name or None
+    if not (place / "record.json").is_file() or place.resolve().parent.name != "runs":
+        return place, None
+    where = place if place.parent.name == "runs" else place.resolve()
+    return where.parent.parent, where.name
 
 
 def run_data(record: Record, task: Task, root: Path | None, allow_subset: bool, store: Store) -> Data:

@@ -15,12 +15,24 @@ from rich.table import Table
 from bibench import registry
 from bibench.bench.plan import PlanError
 from bibench.bench.store import Store
-from bibench.cli.app import SOME_FAILED, JsonOption, app, clear_errors, counted, err, out, say
+from bibench.cli.app import (
+    SOME_FAILED,
+    JsonOption,
+    RunnerOption,
+    SshConfigOption,
+    app,
+    clear_errors,
+    counted,
+    err,
+    out,
+    say,
+)
 from bibench.cli.deploy import FileArgument
 from bibench.deploy.devices import Device, DeviceError, FileResult, load_devices, unnamed, write_result
 from bibench.deploy.format import Program
 from bibench.deploy.measuring import MOST_REPEATS, Measurement, Surroundings, machine_of, measure_on
-from bibench.deploy.targets import TargetError, parse_target
+from bibench.deploy.programs import ProgramMeasurement, measure_with
+from bibench.deploy.targets import Target, TargetError, parse_target
 from bibench.report import print_plainly
 from bibench.report.summary import short_time, size
 
@@ -50,42 +62,36 @@ def measure(
     warm_up: Annotated[
         int, typer.Option("--warm-up", min=0, max=1_000_000, help="Calls before, which don't count.")
     ] = 5,
-    runner: Annotated[
-        list[Path] | None,
+    runner: RunnerOption = None,
+    program: Annotated[
+        Path | None,
         typer.Option(
-            "--runner",
+            "--program",
             metavar="PROGRAM",
-            help="The program that measures there; several are chosen from by processor [default: the package's].",
+            help="For a file of another library: its lce_benchmark_model (Larq) or benchmark_single_model (daBNN).",
         ),
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Keep the result in this folder of results.")
     ] = None,
-    ssh_config: Annotated[
-        Path | None, typer.Option("--ssh-config", metavar="FILE", help="Settings of ssh [default: ~/.ssh/config].")
-    ] = None,
+    ssh_config: SshConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a packed file's latency on this machine or on others, and leave nothing there."""
     with clear_errors():
-        program = Program.read(file)
+        if program is not None and runner:
+            raise PlanError("--runner and --program: give one, --program for files of other libraries")
+        run = None if program is not None else Program.read(file).metadata.get("run")
         content = file.read_bytes()
         counts = _counts(threads)
         chosen = [(device, parse_target(device.target, ssh_config=ssh_config)) for device in _chosen(target, devices)]
         store = None if folder is None else Store.open(folder)
-        run = program.metadata.get("run")
         rows, failed = [], False
         for device, there in chosen:
             try:
                 machine = machine_of(there)
-                found = measure_on(
-                    there,
-                    file,
-                    device.threads or counts,
-                    machine=machine,
-                    repeats=repeats,
-                    warm_up=warm_up,
-                    runners=runner or (),
+                found = _measure(
+                    there, file, device.threads or counts, machine, repeats, warm_up, runner or (), program
                 )
             except TargetError as error:
                 failed = True
@@ -111,6 +117,21 @@ def measure(
         print(json.dumps(rows, indent=1))
     if failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _measure(
+    target: Target,
+    file: Path,
+    threads: Sequence[int],
+    machine: str,
+    repeats: int,
+    warm_up: int,
+    runners: Sequence[Path],
+    program: Path | None,
+) -> tuple[Measurement | ProgramMeasurement, ...]:
+    if program is not None:
+        return measure_with(program, target, file, threads, machine=machine, repeats=repeats, warm_up=warm_up)
+    return measure_on(target, file, threads, machine=machine, repeats=repeats, warm_up=warm_up, runners=runners)
 
 
 def _chosen(target: str | None, devices: Path | None) -> tuple[Device, ...]:
@@ -139,6 +160,8 @@ def _content(device: Device, machine: str, result: FileResult) -> dict[str, Any]
     """What --json prints of a device: the record's content, and what follows from the times."""
     content = {"device": device.name, "target": device.target, "machine": machine} | result.model_dump(mode="json")
     for row, one in zip(content["measurements"], result.measurements, strict=True):
+        if isinstance(one, ProgramMeasurement):
+            continue
         latency = one.latency
         row["seconds"] = {
             "median": latency.median,
@@ -149,9 +172,26 @@ def _content(device: Device, machine: str, result: FileResult) -> dict[str, Any]
     return content
 
 
-def _show(device: Device, machine: str, file: Path, found: Sequence[Measurement]) -> None:
-    first = found[0]
+def _show(device: Device, machine: str, file: Path, found: Sequence[Measurement | ProgramMeasurement]) -> None:
     where = device.name if device.name == device.target else f"{device.name} ({device.target})"
+    own = [one for one in found if isinstance(one, Measurement)]
+    if own:
+        _show_own(where, machine, file, own)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("library", "threads", "runs", "mean", "median", "lowest", "highest"):
+        table.add_column(column, justify="right")
+    for one in found:
+        if isinstance(one, ProgramMeasurement):
+            times = (one.mean, one.median, one.lowest, one.highest)
+            shown = ("unknown" if time is None else short_time(time) for time in times)
+            table.add_row(one.library, str(one.threads), str(one.runs), *shown)
+    say(f"{file} on {where}: {machine}; one sample, as the library's own program measures it")
+    print_plainly(out, lambda console: console.print(table))
+
+
+def _show_own(where: str, machine: str, file: Path, found: Sequence[Measurement]) -> None:
+    first = found[0]
     what = f"{first.processor or 'a processor without a name'}, {machine}, {first.isa}"
     say(f"{file} on {where}: {what}; medians over {counted(len(first.nanoseconds), 'repeat')} of one sample")
     table = Table(box=None, pad_edge=False)

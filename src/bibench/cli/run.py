@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -13,20 +15,37 @@ import typer
 
 from bibench import registry
 from bibench.bench.benchmark import choose_device, default_jobs, run_suite
+from bibench.bench.claims import LEASE
+from bibench.bench.device_grid import DeviceGrid, check_suite, measure_on_devices
+from bibench.bench.executor import Stop
 from bibench.bench.plan import Budget, PlanError, parse_only
+from bibench.bench.pool import Limits
+from bibench.bench.ray_executor import Cluster
 from bibench.bench.store import Store
 from bibench.bench.suite import AlgorithmEntry, BinarizedMethod, Suite, TaskEntry, load_suite, seeds_up_to
 from bibench.bench.worker import Outcome, Settings
-from bibench.cli.app import SOME_FAILED, app, clear_errors, counted, say, write_page
+from bibench.cli.app import (
+    SOME_FAILED,
+    RunnerOption,
+    SshConfigOption,
+    address,
+    app,
+    clear_errors,
+    counted,
+    err,
+    say,
+    write_page,
+)
 from bibench.cli.app import out as console
+from bibench.deploy.devices import load_devices
 from bibench.display import Display
 from bibench.nn import resolve
 from bibench.records import Record
 from bibench.report.summary import duration
+from bibench.training.loggers import check_loggers
 
 __all__ = ["run", "train"]
 
-OutOption = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the data sets' original files.")]
 SubsetOption = Annotated[
     bool, typer.Option("--allow-subset", help="Accept a part of a data set; the results will say so.")
@@ -50,12 +69,48 @@ CheckpointOption = Annotated[
 LayersOption = Annotated[
     bool, typer.Option("--layer-statistics", help="Record flip rate, sign balance and dead weights by layer and epoch.")
 ]
+LoggerOption = Annotated[
+    list[str] | None,
+    typer.Option("--logger", help="Log each epoch to csv, tensorboard, wandb or mlflow; can be given several times."),
+]
 CheckpointSecondsOption = Annotated[
     float, typer.Option("--checkpoint-seconds", min=0, help="A run is saved after an epoch if this long has passed.")
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option("--run-memory", metavar="SIZE", help="Memory that a run may take, such as 4G; it is killed above it."),
+]
+HangOption = Annotated[
+    float | None,
+    typer.Option("--hang-seconds", min=1, help="A run is killed when no training step has ended for this long."),
+]
+ExecutorOption = Annotated[str, typer.Option("--executor", help="local: this machine; ray: a Ray cluster.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", help="Of the Ray cluster; auto: this machine's [default: one is started here]."),
+]
+LeaseOption = Annotated[
+    float,
+    typer.Option(
+        "--lease-seconds", min=1, max=86400, help="A run is taken over when its process is silent for so long."
+    ),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option("--gpus-per-run", min=0, help="On Ray, such as 0.25, a share [default: one a device]."),
+]
+GraceOption = Annotated[
+    float,
+    typer.Option("--grace-seconds", min=0, help="After SIGTERM, time for runs to end their epoch; they are saved."),
 ]
 DevicesOption = Annotated[
     int, typer.Option("--devices", min=1, help="GPUs of each run, or processes on a CPU; they share each batch.")
 ]
+
+
+def _loggers(names: list[str] | None) -> tuple[str, ...]:
+    check_loggers(names or [])
+    return tuple(names or [])
 
 
 def _seeds(text: str | None) -> tuple[int, ...] | None:
@@ -78,7 +133,10 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
 @app.command()
 def run(
     suite: Annotated[str, typer.Argument(help="Name of a shipped suite, or path of a YAML file.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the results [default: results/SUITE].")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", help="Folder of the results, or s3://BUCKET/FOLDER [default: results/SUITE]."),
+    ] = None,
     data: DataOption = None,
     device: DeviceOption = "auto",
     jobs: Annotated[
@@ -108,6 +166,20 @@ def run(
     devices: DevicesOption = 1,
     layer_statistics: LayersOption = False,
     checkpoint_seconds: CheckpointSecondsOption = 10.0,
+    logger: LoggerOption = None,
+    run_memory: MemoryOption = None,
+    hang_seconds: HangOption = None,
+    grace_seconds: GraceOption = 0.0,
+    executor: ExecutorOption = "local",
+    ray_address: AddressOption = None,
+    lease_seconds: LeaseOption = LEASE,
+    gpus_per_run: GpusOption = None,
+    measure_on: Annotated[
+        Path | None,
+        typer.Option("--measure-on", metavar="FILE", help="Then measure on the devices that this YAML file names."),
+    ] = None,
+    runner: RunnerOption = None,
+    ssh_config: SshConfigOption = None,
 ) -> None:
     """Run a suite, or go on with it; then print its scores and write report.html."""
     with clear_errors():
@@ -116,18 +188,91 @@ def run(
         if chosen is not None:
             loaded = loaded.model_copy(update={"seeds": chosen})
         loaded = _with_algorithms(loaded, algorithm or [])
+        on_ray = executor == "ray"
         settings = Settings(
-            out=out or Path("results") / loaded.name,
+            out=address(out) if out else Path("results") / loaded.name,
             data=data,
             allow_subset=allow_subset,
-            device=choose_device(device),
+            device=device if on_ray and device == "cuda" else choose_device(device),  # the GPUs may be elsewhere
             threads=threads,
             checkpoint=checkpoint,
             layers=layer_statistics,
             checkpoint_seconds=checkpoint_seconds,
+            loggers=_loggers(logger),
+            lease=lease_seconds,
         )
+        cluster = _cluster(executor, ray_address, gpus_per_run, settings, devices)
+        if cluster is not None and (jobs is not None or grace_seconds):
+            reason = "--grace-seconds: only with --executor local; on Ray the nodes are others'"
+            if jobs is not None:
+                reason = "--jobs: only with --executor local; on Ray the cluster says how much it holds"
+            raise PlanError(reason)
         budget = _budget(epochs, steps, seconds, devices)
-        _run(loaded, settings, jobs=jobs, budget=budget, only=only or [], missing=missing, devices=devices)
+        grid = _grid(loaded, measure_on, runner or (), ssh_config)
+        _run(
+            loaded,
+            settings,
+            jobs=jobs,
+            budget=budget,
+            only=only or [],
+            missing=missing,
+            devices=devices,
+            grid=grid,
+            limits=_limits(run_memory, hang_seconds, devices),
+            stop=Stop(grace_seconds),
+            cluster=cluster,
+        )
+
+
+def _cluster(
+    executor: str, address: str | None, gpus: float | None, settings: Settings, devices: int
+) -> Cluster | None:
+    if executor not in ("local", "ray"):
+        raise PlanError(f"--executor {executor}: expected local or ray")
+    if executor == "local":
+        for option, given in (("--address", address), ("--gpus-per-run", gpus)):
+            if given is not None:
+                raise PlanError(f"{option} {given}: only with --executor ray")
+        return None
+    if gpus is None:
+        gpus = float(devices if settings.device == "cuda" else 0)
+    if (settings.device == "cpu") != (gpus == 0) or (gpus % 1 and gpus > 1):
+        raise PlanError(
+            f"--gpus-per-run {gpus:g}: with --device {settings.device} a run needs {_NEEDS[settings.device]}"
+        )
+    return Cluster(address=address, cpus=settings.threads * devices, gpus=gpus)
+
+
+_NEEDS = {"cpu": "none", "cuda": "a share of a GPU such as 0.25, or whole ones"}
+_UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def _limits(memory: str | None, hang_seconds: float | None, devices: int) -> Limits:
+    """The limits of a run.
+
+    >>> _limits("1.5G", None, 1).memory == 1.5 * 2**30
+    True
+    """
+    if hang_seconds is not None and devices > 1:
+        raise PlanError(f"--hang-seconds {hang_seconds:g}: with --devices {devices} a run tells of no steps")
+    if memory is None:
+        return Limits(hang_seconds=hang_seconds)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([MGT])", memory)
+    if found is None or not float(found[1]):
+        raise PlanError(f"--run-memory {memory}: expected a number with M, G or T, such as 4G")
+    return Limits(memory=int(float(found[1]) * _UNITS[found[2]]), hang_seconds=hang_seconds)
+
+
+def _grid(suite: Suite, path: Path | None, runners: Sequence[Path], ssh_config: Path | None) -> DeviceGrid | None:
+    if path is None:
+        for option, given in (("--runner", runners), ("--ssh-config", ssh_config)):
+            if given:
+                raise PlanError(f"{option}: only with --measure-on, which says on which devices to measure")
+        return None
+    check_suite(suite)
+    return DeviceGrid(
+        devices=load_devices(path), threads=suite.measure.threads, runners=tuple(runners), ssh_config=ssh_config
+    )
 
 
 def _budget(epochs: int | None, steps: int | None, seconds: float | None, devices: int) -> Budget | None:
@@ -155,7 +300,10 @@ def train(
         str, typer.Option("--algorithm", help="See: bibench list algorithms; fp32 for full precision.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the results [default: results/TASK-ARCH-ALGORITHM].")
+        str | None,
+        typer.Option(
+            "--out", help="Folder of the results, or s3://BUCKET/FOLDER [default: results/TASK-ARCH-ALGORITHM]."
+        ),
     ] = None,
     data: DataOption = None,
     device: DeviceOption = "auto",
@@ -180,6 +328,7 @@ def train(
     devices: DevicesOption = 1,
     layer_statistics: LayersOption = False,
     checkpoint_seconds: CheckpointSecondsOption = 10.0,
+    logger: LoggerOption = None,
 ) -> None:
     """Train one network; a binarized one after the full-precision one that it starts from."""
     with clear_errors():
@@ -216,7 +365,7 @@ def train(
             **({} if algorithm == "fp32" or method == "fine_tune" else {"tracks": ("theoretical_complexity",)}),
         )
         settings = Settings(
-            out=out or Path("results") / name,
+            out=address(out) if out else Path("results") / name,
             data=data,
             allow_subset=allow_subset,
             device=choose_device(device),
@@ -224,6 +373,7 @@ def train(
             checkpoint=checkpoint,
             layers=layer_statistics,
             checkpoint_seconds=checkpoint_seconds,
+            loggers=_loggers(logger),
         )
         _run(
             suite,
@@ -246,8 +396,12 @@ def _run(
     devices: int,
     missing: str | None = None,
     partners: bool = True,
+    grid: DeviceGrid | None = None,
+    limits: Limits | None = None,
+    stop: Stop | None = None,
+    cluster: Cluster | None = None,
 ) -> None:
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, functools.partial(_terminated, stop or Stop(0.0)))
     start = time.monotonic()
     display: Display | None = None
 
@@ -269,15 +423,26 @@ def _run(
             missing=missing,
             devices=devices,
             partners=partners,
+            limits=limits,
+            stop=stop,
+            cluster=cluster,
         )
     finally:
         if display is not None:
             display.__exit__()
+    failures: list[str] = []
+    if grid is not None and not (stop is not None and stop.requested):
+
+        def failed(text: str) -> None:
+            failures.append(text)
+            err.print(f"error: {text}", style="red", markup=False, soft_wrap=True)
+
+        measure_on_devices(runs, settings, grid, told=say, failed=failed)
     store = Store.open(settings.out)
     path = write_page(store)
     records = {run.id: store.record(run.id) for run in runs}
     say(f"{_summary(records, outcomes, time.monotonic() - start)}; report: {path}")
-    if any(record is None or record.status != "ok" for record in records.values()):
+    if failures or any(record is None or record.status != "ok" for record in records.values()):
         raise typer.Exit(SOME_FAILED)
 
 
@@ -299,5 +464,7 @@ def _summary(records: Mapping[str, Record | None], outcomes: Sequence[Outcome], 
     )
 
 
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+def _terminated(stop: Stop, number: int, frame: Any) -> None:
+    if not stop.grace or stop.requested:
+        raise KeyboardInterrupt
+    stop.request()

@@ -7,7 +7,6 @@ import importlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import torch
@@ -23,7 +22,20 @@ from bibench.bench.estimate import estimate
 from bibench.bench.plan import PlanError, make_plan
 from bibench.bench.store import Store
 from bibench.bench.suite import Suite, load_suite, shipped_suites
-from bibench.cli.app import SOME_FAILED, JsonOption, app, clear_errors, counted, err, out, say, write_page
+from bibench.cli.app import (
+    SOME_FAILED,
+    JsonOption,
+    StoreArgument,
+    address,
+    app,
+    clear_errors,
+    collected_before,
+    counted,
+    err,
+    out,
+    say,
+    write_page,
+)
 from bibench.models.base import Architecture
 from bibench.nn import binarize, complexity, resolve
 from bibench.records import RunConfig
@@ -186,7 +198,7 @@ def _say_cost(runs: Sequence[RunConfig]) -> None:
 @app.command()
 def score(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Folder of the results; left out with --published.")
+        str | None, typer.Argument(metavar="[DIR]", help="Folder of the results; left out with --published.")
     ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="Score the paper's own figures, beside what its Tables 2 and 3 print.")
@@ -211,11 +223,12 @@ def score(
                 print_recomputed(cells, chosen, out)
             return
         assert folder is not None
-        results, scores, _ = score_store(Store.open(folder), chosen)
+        results, scores, _ = score_store(Store.open(address(folder)), chosen)
         if as_json:
             print(_json(scores))
         else:
-            print_tables(results, scores, comparisons(results), out)
+            with collected_before():
+                print_tables(results, scores, comparisons(results), out)
         failed = any(row.status == "failed" for row in scores)
     if failed:
         raise typer.Exit(SOME_FAILED)
@@ -234,9 +247,9 @@ def _json(rows: Sequence[Any]) -> str:
 
 @app.command()
 def compare(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the results.")],
+    folder: StoreArgument,
     other: Annotated[
-        Path | None, typer.Argument(metavar="[OTHER]", help="Another folder: how well the two rankings agree.")
+        str | None, typer.Argument(metavar="[OTHER]", help="Another folder: how well the two rankings agree.")
     ] = None,
     published: Annotated[bool, typer.Option("--published", help="With the paper's figures.")] = False,
     as_json: JsonOption = False,
@@ -246,13 +259,13 @@ def compare(
         if published == (other is not None):
             raise PlanError("compare takes either --published or the folder of other results")
         if other is not None:
-            found = rankings(Store.open(folder).results(), Store.open(other).results())
+            found = rankings(Store.open(address(folder)).results(), Store.open(address(other)).results())
             if as_json:
                 print(_json(found))
             else:
                 print_rankings(found, f"the rankings in {folder} and {other}", out)
             return
-        results, scores, _ = score_store(Store.open(folder))
+        results, scores, _ = score_store(Store.open(address(folder)))
         cells, raw, orders = beside(scores), beside_raw(results), published_rankings(results)
         if as_json:
             print(_json([*cells, *raw, *orders]))
@@ -398,8 +411,8 @@ def _in_a_line(error: Exception) -> str:
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the results.")]) -> None:
+def report(folder: StoreArgument) -> None:
     """Write report.html into a folder of results."""
     with clear_errors():
-        path = write_page(Store.open(folder), show=False)
+        path = write_page(Store.open(address(folder)), show=False)
     say(str(path))

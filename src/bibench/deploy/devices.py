@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bibench.deploy.measuring import Measurement, first_problem
+from bibench.deploy.programs import ProgramMeasurement
 from bibench.deploy.targets import parse_target
 from bibench.files import write_json
 from bibench.yaml_lines import YamlError, explain, line_of, parse
@@ -22,6 +23,7 @@ __all__ = [
     "DeviceError",
     "DeviceRecord",
     "FileResult",
+    "check_device",
     "load_devices",
     "unnamed",
     "write_result",
@@ -132,7 +134,8 @@ class FileResult(_Frozen):
         sha256, bytes: its content.
         run: the run whose network it holds, if the file says so.
         measured_at: when, with the time zone.
-        measurements: one for each number of threads.
+        measurements: in the order in which they were taken: one for each number of threads, or two where they were
+            taken in turns with another file. Another library's program says less than the runner.
     """
 
     file: Annotated[str, Field(min_length=1, max_length=255)]
@@ -140,7 +143,7 @@ class FileResult(_Frozen):
     bytes: Annotated[int, Field(gt=0)]
     run: Annotated[str, Field(max_length=300)] | None
     measured_at: AwareDatetime
-    measurements: Annotated[tuple[Measurement, ...], Field(min_length=1)]
+    measurements: Annotated[tuple[Measurement | ProgramMeasurement, ...], Field(min_length=1)]
 
 
 class DeviceRecord(_Frozen):
@@ -169,17 +172,34 @@ def write_result(root: Path, device: Device, machine: str, result: FileResult) -
         DeviceError: the record that is there can't be read, or is of another device with that name.
         OSError: it can't be written.
     """
-    path = root / "devices" / f"{device.name}.json"
-    earlier = read_device_record(path) if path.exists() else None
-    if earlier is not None and (earlier.device.target, earlier.machine) != (device.target, machine):
+    earlier = check_device(root, device, machine)
+    kept = [one for one in earlier.results if one.sha256 != result.sha256] if earlier is not None else []
+    record = DeviceRecord(device=device, machine=machine, results=(*kept, result))
+    path = _path(root, device)
+    write_json(path, record.model_dump(mode="json"))
+    return path
+
+
+def _path(root: Path, device: Device) -> Path:
+    return root / "devices" / f"{device.name}.json"
+
+
+def check_device(root: Path, device: Device, machine: str) -> DeviceRecord | None:
+    """The record of a device that results can be added to; None where there is none yet.
+
+    Raises:
+        DeviceError: what is there can't be read, or is of another device with that name.
+    """
+    path = _path(root, device)
+    if not path.exists():
+        return None
+    earlier = read_device_record(path)
+    if (earlier.device.target, earlier.machine) != (device.target, machine):
         raise DeviceError(
             f"{path} is of {earlier.device.target} ({earlier.machine}), not {device.target} ({machine}); give the "
             "device a name of its own in a list of devices, or delete the file"
         )
-    kept = [one for one in earlier.results if one.sha256 != result.sha256] if earlier is not None else []
-    record = DeviceRecord(device=device, machine=machine, results=(*kept, result))
-    write_json(path, record.model_dump(mode="json"))
-    return path
+    return earlier
 
 
 def read_device_record(path: Path) -> DeviceRecord:

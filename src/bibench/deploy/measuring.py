@@ -6,7 +6,8 @@ a millisecond, as in `latency`. It says what the machine was like before and aft
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,9 +22,13 @@ __all__ = [
     "Measurement",
     "Surroundings",
     "first_problem",
+    "joined",
     "machine_of",
+    "measure_in_turns",
     "measure_on",
     "parse_measurement",
+    "placed",
+    "why",
 ]
 
 MOST_REPEATS = 10_000
@@ -159,12 +164,67 @@ def measure_on(
             runner's place doesn't print what it does. Nothing stays there, if it still can be reached.
         OSError: the file or a runner can't be read.
     """
+    with placed(target, (file,), machine, runners) as (command,):
+        return tuple(_measure(target, command, count, warm_up, repeats) for count in threads)
+
+
+def measure_in_turns(
+    target: Target,
+    files: tuple[Path, Path],
+    threads: Sequence[int],
+    *,
+    machine: str,
+    repeats: int = 41,
+    warm_up: int = 5,
+    runners: Sequence[Path] = (),
+) -> tuple[tuple[Measurement, ...], tuple[Measurement, ...]]:
+    """Measure two packed files on a machine, for each number of threads the first, the second twice, and the first.
+
+    So both have the same share of a machine that warms up or slows down meanwhile.
+
+    Args:
+        target, threads, machine, warm_up, runners: as in `measure_on`.
+        files: the packed files.
+        repeats: of each file, over both of its turns; 2 to `MOST_REPEATS`.
+
+    Returns:
+        The measurements of each file, two for each number of threads; see `joined`.
+
+    Raises:
+        TargetError, OSError: as `measure_on`.
+    """
+    found: tuple[list[Measurement], list[Measurement]] = ([], [])
+    half = repeats // 2
+    with placed(target, files, machine, runners) as commands:
+        for count in threads:
+            for which, share in ((0, half), (1, half), (1, repeats - half), (0, repeats - half)):
+                found[which].append(_measure(target, commands[which], count, warm_up, share))
+    return tuple(found[0]), tuple(found[1])
+
+
+def joined(measurements: Sequence[Measurement], threads: int) -> Latency:
+    """The time of a call over all turns with so many threads.
+
+    Raises:
+        ValueError: none has so many.
+    """
+    turns = [one.latency for one in measurements if one.threads == threads]
+    return Latency(tuple(seconds for turn in turns for seconds in turn.seconds), max(turn.calls for turn in turns))
+
+
+@contextmanager
+def placed(
+    target: Target, files: Sequence[Path], machine: str, runners: Sequence[Path]
+) -> Iterator[tuple[list[str], ...]]:
+    """The program that fits and files on a machine: the command that measures each; gone afterwards."""
     runner = _runner(machine, runners, target)
     with target.folder() as folder:
-        program, network = f"{folder}/runner", f"{folder}/network.bibpack"
+        program = f"{folder}/runner"
         target.push(runner, program)
-        target.push(file, network)
-        return tuple(_measure(target, [program, network], count, warm_up, repeats) for count in threads)
+        networks = [f"{folder}/network{number or ''}.bibpack" for number in range(len(files))]
+        for file, network in zip(files, networks, strict=True):
+            target.push(file, network)
+        yield tuple([program, network] for network in networks)
 
 
 def _runner(machine: str, given: Sequence[Path], target: Target) -> Path:
@@ -198,7 +258,7 @@ def _architecture(program: Path) -> str | None:
 def _measure(target: Target, command: Sequence[str], threads: int, warm_up: int, repeats: int) -> Measurement:
     done = target.run([*command, str(threads), str(warm_up), str(repeats)], seconds=_SECONDS)
     if done.status:
-        raise TargetError(f"{target.text}: {_why(done)}")
+        raise TargetError(f"{target.text}: {why(done)}")
     try:
         found = parse_measurement(done.out)
     except ValueError as error:
@@ -215,10 +275,15 @@ _FOLDER = "the folder for temporary files"
 _OTHER = "is it bibench's own, and of this version?"
 
 
-def _why(done: Done) -> str:
+def why(done: Done, program: str = "the runner") -> str:
+    """Why a program that measures failed.
+
+    >>> why(Done(137, "", ""))
+    'the runner was ended by signal 9; is there enough memory?'
+    """
     if done.status < 0 or done.status > 128:
         number = abs(done.status) if done.status < 0 else done.status - 128
-        return f"the runner was ended by signal {number}; is there enough memory?"
+        return f"{program} was ended by signal {number}; is there enough memory?"
     if done.status == 126:
-        return f"the runner can't be executed there ({done.reason}); does it fit, may {_FOLDER} hold programs?"
-    return f"the runner failed: {done.reason}"
+        return f"{program} can't be executed there ({done.reason}); does it fit, may {_FOLDER} hold programs?"
+    return f"{program} failed: {done.reason}"

@@ -11,7 +11,7 @@ from bibench.records.record import (
     RunConfig,
     read_record,
 )
-from bibench.records.results import Results
+from bibench.records.results import Results, collector_paused
 from bibench.records.score import Score, Status
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "StoredPair",
     "StoredPicture",
     "StoredPictures",
+    "collector_paused",
     "read_record",
 ]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import core_schema
 
 from bibench.recipes import Recipe
 
@@ -38,14 +42,21 @@ _ADDED_TO_RECIPES: dict[str, Any] = {"steps": None, "distillation": None}
 _DESCRIPTIVE = {"family", "metric", "group", "main", "setting", "point", "share"}
 """Fields of a run that are not part of its identity."""
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+"""One text for one configuration, whatever the order of its fields."""
+
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
-
-def _bounded(value: float) -> float:
-    if abs(value) >= LARGEST:
-        raise ValueError(f"expected a number between {-LARGEST:g} and {LARGEST:g}")
-    return value
-
+_Bounded = Annotated[
+    float,
+    Field(gt=-LARGEST, lt=LARGEST, allow_inf_nan=False),
+    GetPydanticSchema(
+        lambda source, handler: core_schema.custom_error_schema(
+            handler(source), "bounded", custom_error_message=f"expected a number between {-LARGEST:g} and {LARGEST:g}"
+        )
+    ),
+]
+"""Checked without a call of Python's for each of millions of figures; pydantic's own message has all digits."""
 
 _ADVICE = "delete it and run the suite again"
 
@@ -54,12 +65,25 @@ class RecordError(ValueError):
     """A stored record that cannot be read: not JSON, another schema version, or not matching the schema."""
 
 
+_Model = TypeVar("_Model", bound="_Frozen")
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def model_copy(self: _Model, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> _Model:
+        """A copy with some fields replaced; what was computed from the old ones is computed anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
 
-class Figure(_Frozen):
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Figure:
     """One measured figure.
+
+    A big store has millions of these, so they are small: no model, which would take three times the memory.
 
     Args:
         name: such as ``"accuracy"``.
@@ -74,12 +98,12 @@ class Figure(_Frozen):
     """
 
     name: str
-    value: Annotated[_Finite, AfterValidator(_bounded)]
+    value: _Bounded
     unit: str
     samples: int | None = None
     higher_is_better: bool | None = None
     mode: str | None = None
-    conditions: dict[str, str] = {}
+    conditions: dict[str, str] = Field(default_factory=dict)
     source: str | None = None
 
 
@@ -115,7 +139,8 @@ class RunConfig(_Frozen):
         shortcuts: whether 1x1 projection shortcuts are binarized too.
         heads: whether the parts that a model names as its heads are binarized too.
         padding_value: what a binarized convolution pads with.
-        devices: processes that share each batch; batch statistics are taken on each one's part.
+        devices: processes that share each batch; batch statistics are taken over all of it on GPUs, and on each one's
+            part on CPUs.
         optimizer_state: ``"keep"``: a binarized run starts from the optimizer's state at the end of its parent, which
             keeps it for that; ``"reset"``: from none.
         family, metric, group, main, setting, point, share: these describe, and are not part of the identity. The
@@ -161,7 +186,7 @@ class RunConfig(_Frozen):
             raise ValueError(f"{self.id} is a published run: its recipe isn't known")
         return self.recipe
 
-    @property
+    @cached_property
     def id(self) -> str:
         """A readable name that ends in the hash of the configuration.
 
@@ -172,8 +197,7 @@ class RunConfig(_Frozen):
             for name, default in added.items():
                 if name in part and part[name] == default:
                     del part[name]
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
+        digest = hashlib.sha256(_CANONICAL.encode(content).encode()).hexdigest()[:10]
         return f"{self.task}-{self.architecture}-{self.algorithm}-s{self.seed}-{digest}"
 
 
@@ -205,6 +229,7 @@ class Record(_Frozen):
         data: fingerprint of the data set.
         weights: SHA-256 of the file with the final weights; None if the run failed, or in records of earlier versions.
         optimizer: SHA-256 of the file with the optimizer's final state, where the run keeps it.
+        files: the folder below the run's own that has its files; empty for the run's own.
         environment: where it ran; None for a published result.
         notes: what a reader must know, such as that the data are a subset.
         finished: UTC time, ISO 8601.
@@ -222,21 +247,31 @@ class Record(_Frozen):
     data: str | None = None
     weights: str | None = None
     optimizer: str | None = None
+    files: Annotated[str, Field(pattern=r"^(attempt-[0-9]{1,6})?$")] = ""
     notes: tuple[str, ...] = ()
     environment: Environment | None
     finished: str
 
     def figure(self, name: str) -> Figure | None:
         """The figure of that name that was measured under no special conditions, or None."""
-        return next((figure for figure in self.figures if figure.name == name and not figure.conditions), None)
+        return next((figure for figure in self.by_name.get(name, ()) if not figure.conditions), None)
 
     def figures_under(self, name: str, *conditions: str) -> dict[tuple[str, ...], Figure]:
         """The figures of that name which were measured under just these conditions, by their values."""
+        keys = set(conditions)
         return {
-            tuple(figure.conditions[key] for key in conditions): figure
-            for figure in self.figures
-            if figure.name == name and set(figure.conditions) == set(conditions)
+            tuple([figure.conditions[key] for key in conditions]): figure
+            for figure in self.by_name.get(name, ())
+            if figure.conditions.keys() == keys
         }
+
+    @cached_property
+    def by_name(self) -> dict[str, list[Figure]]:
+        """The figures by name, in their order."""
+        found: dict[str, list[Figure]] = {}
+        for figure in self.figures:
+            found.setdefault(figure.name, []).append(figure)
+        return found
 
 
 def read_record(path: Path) -> Record:
@@ -255,21 +290,28 @@ def parse_record(text: str | bytes, path: str) -> Record:
         RecordError: see `read_record`.
     """
     try:
+        record = Record.model_validate_json(text)
+    except ValidationError as error:
+        raise RecordError(f"{path}: {_what_is_wrong(text, error)}; {_ADVICE}") from error
+    if "schema_version" not in record.model_fields_set:
+        raise RecordError(f"{path}: {_NO_RECORD}; {_ADVICE}")
+    return record
+
+
+_NO_RECORD = "not a record of bibench, it has no schema_version"
+
+
+def _what_is_wrong(text: str | bytes, error: ValidationError) -> str:
+    """Why the JSON text of a record isn't valid: what it is as a whole comes before its first wrong field."""
+    try:
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: not valid JSON ({error}); {_ADVICE}") from error
+    except (ValueError, RecursionError) as invalid:
+        return f"not valid JSON ({invalid})"
     if not isinstance(content, dict) or "schema_version" not in content:
-        raise RecordError(f"{path}: not a record of bibench, it has no schema_version; {_ADVICE}")
+        return _NO_RECORD
     version = content["schema_version"]
     if version != SCHEMA_VERSION:
-        raise RecordError(
-            f"{path}: schema version {version!r}, expected {SCHEMA_VERSION}; "
-            f"it was written by another version of bibench; {_ADVICE}"
-        )
-    try:
-        return Record.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        found = f"{first['msg']} (found {first.get('input')!r})"
-        raise RecordError(f"{path}: field '{where}': {found}; {_ADVICE}") from error
+        return f"schema version {version!r}, expected {SCHEMA_VERSION}; it was written by another version of bibench"
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"field '{where}': {first['msg']} (found {first.get('input')!r})"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,7 +13,26 @@ import numpy.typing as npt
 
 from bibench.records.record import Record, RunConfig
 
-__all__ = ["Results"]
+__all__ = ["Results", "collector_paused"]
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Without Python's collector of reference cycles: records have none, and millions of figures to look through.
+
+    What nothing refers to any more goes at once, as ever.
+
+    >>> with collector_paused():
+    ...     gc.isenabled()
+    False
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _no_predictions(run_id: str) -> npt.NDArray[np.float32] | None:
@@ -40,6 +61,17 @@ class Results:
     def main(self) -> list[RunConfig]:
         """The planned runs that stand for their task, architecture, algorithm and seed."""
         return [run for run in self.plan if run.main]
+
+    def main_of(self, task: str, architecture: str, algorithm: str) -> Sequence[RunConfig]:
+        """The main runs of an algorithm on a network, one a seed, in the plan's order."""
+        return self._by_place.get((task, architecture, algorithm), ())
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[str, str, str], list[RunConfig]]:
+        found: dict[tuple[str, str, str], list[RunConfig]] = {}
+        for run in self.main:
+            found.setdefault((run.task, run.architecture, run.algorithm), []).append(run)
+        return found
 
     @cached_property
     def _by_id(self) -> dict[str, Record]:

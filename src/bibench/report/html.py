@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from markupsafe import Markup
 
 from bibench.files import write_text
 from bibench.records import Record, Results, Score, StoredPictures
+from bibench.report.device_plots import computing_power_plot
 from bibench.report.pictures import PicturesOf, shown_samples
+from bibench.report.places import place_tables
 from bibench.report.plots import Epochs, accuracy_plot, learning_curves, sensitivity_plot, severity_plot
 from bibench.report.summary import (
     Card,
@@ -28,6 +30,7 @@ from bibench.report.summary import (
     duration,
     interval_text,
     missing,
+    not_deployable,
     scorecards,
     sensitivity_grids,
     status_text,
@@ -36,8 +39,9 @@ from bibench.report.summary import (
 from bibench.report.training import SpeedTable, Training, speed_table, trainings
 from bibench.report.training_plots import curves_plot, splits_plot
 from bibench.tracks.base import Track
-from bibench.tracks.comparisons import Comparison, ties
-from bibench.tracks.lookup import FULL_PRECISION
+from bibench.tracks.comparisons import ALL_PAIRS, Comparison, ties
+from bibench.tracks.lookup import FULL_PRECISION, Row, algorithms_in, rows_in
+from bibench.tracks.places import places, published_places
 from bibench.tracks.training_consumption import settings_in
 
 __all__ = ["Meta", "write_report"]
@@ -114,23 +118,85 @@ def _page(
     records = _planned_records(results)
     tables = task_tables(results, found)
     settings = {run.id: run.setting for run in results.plan}
+    pictured = _Pictured.of(results)
+    failures = [(record, settings[record.id]) for record in records if record.status == "failed"]
     cards = {card.track: card for card in scorecards(scores)}
     return environment.get_template("template.html").render(
         meta=meta,
-        facts=_facts(results, records),
+        facts=[*_facts(results, records), *pictured.facts(results)],
         notes=sorted({note for record in records for note in record.notes}),
         single_seed=max((table.seeds for table in tables), default=0) == 1,
-        tasks=[(table, _plots(results, table, epochs), shown_samples(results, table, pictures)) for table in tables],
-        sections=[_Section(track, cards.get(track.name), **_details(track.name, results)) for track in meta.tracks],
+        tasks=[
+            (table, _plots(results, own, epochs), shown_samples(results, own, pictures))
+            for table in tables
+            for own in (pictured.of_table(table),)
+        ],
+        sections=[
+            _Section(track, cards.get(track.name), **_details(track.name, results, pictured)) for track in meta.tracks
+        ],
         best=ties(found),
         pairs=[pair for pair in found if not pair.distinguishable],
         compared=len(found),
-        failures=[(record, settings[record.id]) for record in records if record.status == "failed"],
+        failures=failures,
+        listed=_LISTED,
+        all_pairs=ALL_PAIRS,
+        capped=len(algorithms_in(results.main)) > ALL_PAIRS,
         missing=missing(scores, results),
+        not_deployable=not_deployable(results),
         full_precision=FULL_PRECISION,
         status_text=status_text,
         interval_text=interval_text,
     )
+
+
+_LISTED = 500
+"""Longer lists of runs or pairs end with how many more there are."""
+
+_ALL_PICTURED = 400
+_FEW_NETWORKS, _FEW_ALGORITHMS = 2, 12
+
+
+@dataclass(frozen=True)
+class _Pictured:
+    """Which networks and how many algorithms have plots and pictures: all, unless a page would be too big to open.
+
+    Every number is in the tables, whatever is pictured.
+
+    Args:
+        networks: task and architecture.
+        algorithms: so many of them, the first of the plan, beside full precision; None: all.
+    """
+
+    networks: Sequence[Row]
+    algorithms: int | None = None
+
+    @classmethod
+    def of(cls, results: Results) -> _Pictured:
+        networks = list(rows_in(results.plan))
+        if len(networks) * len(algorithms_in(results.main)) <= _ALL_PICTURED:
+            return cls(networks)
+        return cls(networks[:_FEW_NETWORKS], _FEW_ALGORITHMS)
+
+    def names(self, algorithms: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of some algorithms, of which full precision is the first or not there."""
+        first = 1 if algorithms[:1] == (FULL_PRECISION,) else 0
+        return algorithms if self.algorithms is None else algorithms[: first + self.algorithms]
+
+    def of_table(self, table: TaskTable) -> TaskTable:
+        """What of a table is pictured."""
+        architectures = tuple(name for name in table.architectures if (table.task, name) in self.networks)
+        return replace(table, architectures=architectures, algorithms=self.names(table.algorithms))
+
+    def facts(self, results: Results) -> Iterator[tuple[str, str]]:
+        """What is left out, if anything."""
+        if self.algorithms is not None:
+            networks, algorithms = len(rows_in(results.plan)), len(algorithms_in(results.main))
+            shown = f"{len(self.networks)} of {counted(networks, 'network')}"
+            yield (
+                "Not drawn here",
+                f"a page with every plot would be too big: plots and pictures are of {shown}, of the first "
+                f"{min(self.algorithms, algorithms)} of {counted(algorithms, 'algorithm')}; the tables have all",
+            )
 
 
 @dataclass(frozen=True)
@@ -144,24 +210,46 @@ class _Section:
     corruptions: Sequence[tuple[Corruptions, Markup | None]] = ()
     complexities: Sequence[FigureTable] = ()
     deployments: Sequence[FigureTable] = ()
+    places: Sequence[FigureTable] = ()
+    computing_power: Markup | None = None
     speeds: SpeedTable | None = None
     trainings: Sequence[tuple[Training, Markup | None, Markup | None]] = ()
 
 
-def _details(track: str, results: Results) -> dict[str, Any]:
+def _details(track: str, results: Results, pictured: _Pictured) -> dict[str, Any]:
     if track == "training_consumption":
-        grids = [(grid, _markup(sensitivity_plot(grid))) for grid in sensitivity_grids(results)]
+        grids = [
+            (grid, _markup(sensitivity_plot(replace(grid, algorithms=pictured.names(grid.algorithms)))))
+            for grid in sensitivity_grids(results)
+        ]
         return {"grids": grids, "costs": cost_tables(results)}
     if track == "corruption_robustness":
-        return {"corruptions": [(table, _markup(severity_plot(table))) for table in corruption_tables(results)]}
+        tables = corruption_tables(results)
+        return {"corruptions": [(table, _markup(_severities(table, pictured))) for table in tables]}
     if track == "theoretical_complexity":
         return {"complexities": complexity_tables(results)}
     if track == "hardware_inference":
-        return {"deployments": deployment_tables(results)}
+        own = places(results)
+        plot = computing_power_plot(own, published_places()) if own else None
+        return {
+            "deployments": deployment_tables(results),
+            "places": place_tables(results, own),
+            "computing_power": _markup(plot),
+        }
     if track == "training_speed":
-        shown = [(own, _markup(curves_plot(own.network)), _markup(splits_plot(own))) for own in trainings(results)]
+        shown = [
+            (own, _markup(curves_plot(own.network)), _markup(splits_plot(own)))
+            for own in trainings(results)
+            if pictured.algorithms is None or own.network.row in pictured.networks
+        ]
         return {"speeds": speed_table(results), "trainings": shown}
     return {}
+
+
+def _severities(table: Corruptions, pictured: _Pictured) -> str | None:
+    if (table.task, table.architecture) not in pictured.networks:
+        return None
+    return severity_plot(replace(table, algorithms=pictured.names(table.algorithms)))
 
 
 def _plots(results: Results, table: TaskTable, epochs: Epochs) -> list[dict[str, Any]]:
@@ -229,6 +317,7 @@ def _where(record: Record) -> str:
     at = record.environment
     if at is None:
         return "a published result: not run here"
-    machine = f"{at.accelerator + ', ' if at.accelerator else ''}{at.processor}, {at.threads} threads, {at.platform}"
+    accelerator = f"{at.accelerator}, " if at.accelerator else ""
+    machine = f"{accelerator}{at.processor}, {counted(at.threads, 'thread')}, {at.platform}"
     versions = f"bibench {at.bibench} ({at.commit[:12] if at.commit else 'no commit'})"
     return f"{machine}; {versions}, PyTorch {at.torch}, Python {at.python}"

@@ -56,13 +56,17 @@ def shown_samples(results: Results, table: TaskTable, pictures: PicturesOf) -> l
     """
     rows = []
     for architecture in table.architectures:
-        runs = [run for run in results.main if (run.task, run.architecture) == (table.task, architecture)]
-        kept = {(run.seed, run.algorithm): pictures(run.id) for run in runs}
-        seeds = [seed for (seed, _), own in kept.items() if own.pairs]
-        if not seeds:
+        runs: dict[int, dict[str, str]] = {}
+        for algorithm in table.algorithms:
+            for run in results.main_of(table.task, architecture, algorithm):
+                runs.setdefault(run.seed, {})[algorithm] = run.id
+        for seed in sorted(runs):
+            kept = {algorithm: pictures(run_id) for algorithm, run_id in runs[seed].items()}
+            if any(own.pairs for own in kept.values()):
+                break
+        else:
             continue
-        seed = min(seeds)
-        of_seed = {algorithm: kept.get((seed, algorithm), StoredPictures()) for algorithm in table.algorithms}
+        of_seed = {algorithm: kept.get(algorithm, StoredPictures()) for algorithm in table.algorithms}
         first = next(own for own in of_seed.values() if own.pairs)
         for number, pair in enumerate(first.pairs):
             found = [_found(algorithm, own, number, pair.title) for algorithm, own in of_seed.items()]

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bibench.records import Results
 from bibench.report.summary import Corruptions, Grid, TaskTable, setting_parts
-from bibench.tracks.lookup import FULL_PRECISION, algorithms_in
+from bibench.tracks.lookup import FULL_PRECISION
 from bibench.tracks.statistics import mean_interval
 
 __all__ = [
@@ -113,10 +113,7 @@ def learning_curves(results: Results, table: TaskTable, architecture: str, epoch
 
     The line is the mean over seeds, the band their minimum and maximum, the dashed line full precision.
     """
-    curves = {
-        name: _curve(results, table, architecture, name, epochs)
-        for name in (FULL_PRECISION, *algorithms_in(results.main))
-    }
+    curves = {name: _curve(results, table, architecture, name, epochs) for name in table.algorithms}
     full = curves.pop(FULL_PRECISION)
     curves = {name: curve for name, curve in curves.items() if curve}
     if not curves:
@@ -266,11 +263,10 @@ def _curve(
 ) -> dict[int, list[float]]:
     """The metric of each seed, by epoch."""
     curve: dict[int, list[float]] = {}
-    for run in results.main:
-        if (run.task, run.architecture, run.algorithm) == (table.task, architecture, algorithm):
-            for row in epochs(run.id):
-                if row.get(run.metric) not in (None, ""):
-                    curve.setdefault(int(row["epoch"]), []).append(float(row[run.metric]))
+    for run in results.main_of(table.task, architecture, algorithm):
+        for row in epochs(run.id):
+            if row.get(run.metric) not in (None, ""):
+                curve.setdefault(int(row["epoch"]), []).append(float(row[run.metric]))
     return dict(sorted(curve.items()))
 
 

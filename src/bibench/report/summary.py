@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from bibench.records import Figure, Record, Results, RunConfig, Score, Status
 from bibench.tracks.comparisons import Comparison, ties
-from bibench.tracks.corruption_robustness import CorruptionType, corruption_types
+from bibench.tracks.corruption_robustness import CorruptionType, corruption_types, rows_with_images
 from bibench.tracks.lookup import FULL_PRECISION, Row, algorithms_in, rows_in
 from bibench.tracks.statistics import Interval, mean_interval
 from bibench.tracks.training_consumption import settings_in
@@ -32,6 +33,7 @@ __all__ = [
     "duration",
     "interval_text",
     "missing",
+    "not_deployable",
     "scorecards",
     "sensitivity_grids",
     "setting_parts",
@@ -121,8 +123,7 @@ def _task_table(results: Results, task: str, rows: Iterable[Row], best: Mapping[
     units: list[str] = []
     for algorithm in algorithms:
         for architecture in architectures:
-            own = [run for run in runs if (run.algorithm, run.architecture) == (algorithm, architecture)]
-            cell = _cell(results, own, units)
+            cell = _cell(results, results.main_of(task, architecture, algorithm), units)
             cells[algorithm, architecture] = replace(cell, best=algorithm in best.get((task, architecture), ()))
     return TaskTable(
         task=task,
@@ -350,6 +351,21 @@ def missing(scores: Sequence[Score], results: Results) -> list[Missing]:
     return sorted(found, key=lambda item: (not item.failed, -len(item.algorithms)))
 
 
+def not_deployable(results: Results) -> list[tuple[str, tuple[str, ...], str]]:
+    """What nothing can deploy: network, algorithms and reason, by network.
+
+    Args:
+        results: of which the main runs' absences with status ``not_deployable`` are taken.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for run in results.main:
+        record = results.record(run.id)
+        reasons = set() if record is None else {one.reason for one in record.absences if one.status == "not_deployable"}
+        for reason in reasons:
+            found.setdefault((f"{run.architecture} on {run.task}", reason), []).append(run.algorithm)
+    return [(network, tuple(dict.fromkeys(names)), reason) for (network, reason), names in found.items()]
+
+
 def _explained(text: str, planned: Container[str], results: Results) -> str:
     """A text that is only the identity of a run, with what that run lacks."""
     if text not in planned:
@@ -432,15 +448,13 @@ def sensitivity_grids(results: Results) -> list[Grid]:
         network = (task, architecture)
         runs = [run for run in results.plan if run.setting is not None and (run.task, run.architecture) == network]
         algorithms = (FULL_PRECISION, *algorithms_in(runs))
+        trials: dict[tuple[str, str | None], list[RunConfig]] = {}
+        for run in runs:
+            trials.setdefault((run.algorithm, run.setting), []).append(run)
         cells: dict[tuple[str, str], Cell] = {}
         units: list[str] = []
         for algorithm in algorithms:
-            own = {
-                setting: _cell(
-                    results, [run for run in runs if (run.algorithm, run.setting) == (algorithm, setting)], units
-                )
-                for setting in settings
-            }
+            own = {setting: _cell(results, trials.get((algorithm, setting), ()), units) for setting in settings}
             means = {setting: cell.spread.mean for setting, cell in own.items() if cell.spread is not None}
             best = max(means, key=lambda setting: means[setting]) if len(means) > 1 else None
             for setting, cell in own.items():
@@ -466,15 +480,16 @@ class HeatMap:
 
     cells: Mapping[tuple[str | int, ...], float]
 
+    @cached_property
+    def _range(self) -> tuple[float, float]:
+        return min(self.cells.values()), max(self.cells.values())
+
     def share(self, value: float | None) -> int:
         """Where a value lies between the lowest and the highest of the table, in percent."""
-        return _share(value, self.cells.values())
+        return 0 if value is None else _share(value, *self._range)
 
 
-def _share(value: float | None, every: Collection[float]) -> int:
-    if value is None:
-        return 0
-    low, high = min(every), max(every)
+def _share(value: float, low: float, high: float) -> int:
     return round(100 * (value - low) / (high - low)) if high > low else 0
 
 
@@ -521,8 +536,13 @@ class Corruptions:
 
     def share(self, value: float | None) -> int:
         """Where a value lies between the lowest and the highest of the table, in percent."""
+        return 0 if value is None else _share(value, *self._range)
+
+    @cached_property
+    def _range(self) -> tuple[float, float]:
         clean = (self.clean(name) for name in self.algorithms)
-        return _share(value, [*self.by_corruption.values(), *(mean for mean in clean if mean is not None)])
+        every = [*self.by_corruption.values(), *(mean for mean in clean if mean is not None)]
+        return min(every), max(every)
 
 
 def corruption_tables(results: Results) -> list[Corruptions]:
@@ -530,7 +550,10 @@ def corruption_tables(results: Results) -> list[Corruptions]:
     found = []
     algorithms = (FULL_PRECISION, *algorithms_in(results.main))
     types = corruption_types(results)
+    with_images = rows_with_images(results)
     for task, architecture in rows_in(results.plan):
+        if not with_images.get((task, architecture)):
+            continue
         every = _records(results, task, architecture, algorithms)
         corrupted = {name: [record for record in own if _corrupted(record)] for name, own in every.items()}
         records = {name: own for name, own in corrupted.items() if own}
@@ -558,10 +581,12 @@ def _corruption_table(
     by_corruption: dict[tuple[str, str], float] = {}
     by_severity: dict[str, dict[int, list[float]]] = {}
     for name, own in figures.items():
-        for corruption in ("", *corruptions):
-            values = [f.value for one in own for key, f in one.items() if corruption in ("", key[0])]
-            if values:
-                by_corruption[name, corruption] = _mean(values)
+        by_type: dict[str, list[float]] = {corruption: [] for corruption in ("", *corruptions)}
+        for one in own:
+            for (corruption, _), corrupted in one.items():
+                by_type[""].append(corrupted.value)
+                by_type[corruption].append(corrupted.value)
+        by_corruption |= {(name, corruption): _mean(values) for corruption, values in by_type.items() if values}
         clean = [figure.value for record in records[name] if (figure := record.figure(record.run.metric)) is not None]
         by_severity[name] = {0: clean} if clean else {}
         for severity in severities:
@@ -718,12 +743,13 @@ def _fastest(records: Sequence[Record]) -> str | None:
 
 def _quotient(name: str) -> _Column:
     def column(records: Sequence[Record]) -> str | None:
-        values = [
-            full.value / own.value
-            for record in records
-            for full, own in zip(_at(record, name), _at(record, "latency"), strict=False)
-            if own.value > 0
-        ]
+        values: list[float] = []
+        for record in records:
+            full = record.figures_under(name, *_PLACE)
+            if full:  # where no other runtime was timed, full precision in the own one is the fastest
+                full = record.figures_under("full_precision_latency", *_PLACE) | full
+            own = record.figures_under("latency", *_PLACE)
+            values += [full[at].value / figure.value for at, figure in own.items() if at in full and figure.value > 0]
         return f"{_mean(values):.2f}x" if values else None
 
     return column
@@ -766,8 +792,8 @@ def _time_cost(records: Sequence[Record]) -> str | None:
 
 def _figure_tables(results: Results, columns: Mapping[str, _Column]) -> list[FigureTable]:
     found = []
+    algorithms = algorithms_in(results.main)
     for task, architecture in rows_in(results.plan):
-        algorithms = algorithms_in(results.main)
         records = _records(results, task, architecture, algorithms)
         cells = {name: {title: column(own) for title, column in columns.items()} for name, own in records.items()}
         shown = [title for title in columns if any(own[title] is not None for own in cells.values())]
@@ -785,13 +811,12 @@ def _figure_tables(results: Results, columns: Mapping[str, _Column]) -> list[Fig
 
 def _records(results: Results, task: str, architecture: str, algorithms: Iterable[str]) -> dict[str, list[Record]]:
     """The records of a network's main runs that are ok, by algorithm; an empty list where one has none."""
-    found: dict[str, dict[str, Record]] = {name: {} for name in algorithms}
-    for run in results.main:
-        if (run.task, run.architecture) == (task, architecture) and run.algorithm in found:
-            record = results.record(run.id)
-            if record is not None and record.status == "ok":
-                found[run.algorithm][run.id] = record
-    return {name: list(own.values()) for name, own in found.items()}
+    found = {}
+    for name in algorithms:
+        ids = dict.fromkeys(run.id for run in results.main_of(task, architecture, name))
+        records = (results.record(run_id) for run_id in ids)
+        found[name] = [record for record in records if record is not None and record.status == "ok"]
+    return found
 
 
 def _seeds_words(records: Iterable[Sequence[Record]]) -> str:
@@ -804,7 +829,7 @@ def _seeds_words(records: Iterable[Sequence[Record]]) -> str:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return mean_interval(values).mean
+    return math.fsum(values) / len(values)
 
 
 def counted(number: int, what: str) -> str:

@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bibench.records import Results, Score
+from bibench.report.places import place_tables
 from bibench.report.summary import (
     Card,
+    FigureTable,
     Missing,
     TaskTable,
     interval_text,
@@ -24,6 +26,7 @@ from bibench.report.summary import (
 )
 from bibench.report.training import SpeedTable, speed_table
 from bibench.tracks.comparisons import Comparison
+from bibench.tracks.places import places
 
 __all__ = ["print_plainly", "print_tables"]
 
@@ -75,6 +78,9 @@ def _print_all(results: Results, scores: Sequence[Score], found: Sequence[Compar
         for line in _card_legend(card):
             console.print(Text(line, style="dim"))
         console.print()
+        if card.track == "hardware_inference":
+            for content in place_tables(results, places(results)):
+                _print_places(content, console)
         speeds = speed_table(results) if card.track == "training_speed" else None
         if speeds is not None:
             _print_speeds(speeds, console)
@@ -88,6 +94,13 @@ def _print_settled(card: Card, console: Console) -> None:
     reasons = "; ".join(dict.fromkeys(reason for _, reason in card.reasons))
     line = Text(f"{card.track}: ", style="bold").append(f"{card.settled}{': ' if reasons else ''}{reasons}", "not bold")
     console.print(line)
+    console.print()
+
+
+def _print_places(content: FigureTable, console: Console) -> None:
+    cells = zip(*content.rows.values(), strict=True)
+    columns = [[Text(heading), *map(Text, own)] for heading, own in zip(content.columns, cells, strict=True)]
+    _print(console, f"hardware_inference by device: {content.title}", list(content.rows), columns)
     console.print()
 
 

@@ -167,7 +167,7 @@ def _values(records: Sequence[Record], name: str) -> list[float]:
 
 def _main_records(results: Results, place: tuple[str, str, str]) -> list[Record]:
     """The records of a place's main runs that are ok."""
-    ids = dict.fromkeys(run.id for run in results.main if (run.task, run.architecture, run.algorithm) == place)
+    ids = dict.fromkeys(run.id for run in results.main_of(*place))
     found = (results.record(run_id) for run_id in ids)
     return [record for record in found if record is not None and record.status == "ok"]
 

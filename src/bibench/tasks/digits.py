@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from bibench.recipes import SGD, Adam, Recipe
 from bibench.tasks.base import Corrupted, Data, Task
@@ -33,6 +31,9 @@ def _corrupted(test: ImagesInMemory, name: str, severity: int) -> Corrupted:
 
 def _load(root: Path | None, subset: bool) -> Data:
     """Split the digits into 1,437 training and 360 test images, stratified by class, always the same."""
+    from sklearn.datasets import load_digits  # 130 MB, which a plan or a score doesn't need
+    from sklearn.model_selection import train_test_split
+
     pixels, labels = load_digits(return_X_y=True)
     images = pixels.reshape(-1, 1, 8, 8).astype(np.uint8)
     parts = train_test_split(images, labels.astype(np.int64), test_size=_TEST, stratify=labels, random_state=0)

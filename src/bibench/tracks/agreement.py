@@ -147,10 +147,10 @@ def _resampled(sides: Sequence[npt.NDArray[np.float64]], resamples: int, seed: i
     generator = np.random.default_rng(seed)
     columns = [side.reshape(-1, side.shape[2]).T for side in sides]  # (samples, algorithms · seeds)
     if len({len(own) for own in columns}) == 1:
-        together = _resampled_means(np.concatenate(columns, axis=1), resamples, generator)
+        together = _resampled_means([np.concatenate(columns, axis=1)], resamples, generator)[0]
         by_side = np.split(together, [columns[0].shape[1]], axis=1)
     else:
-        by_side = [_resampled_means(own, resamples, generator) for own in columns]
+        by_side = [_resampled_means([own], resamples, generator)[0] for own in columns]
     found = []
     for side, means in zip(sides, by_side, strict=True):
         algorithms, seeds, _ = side.shape

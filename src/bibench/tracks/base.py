@@ -27,6 +27,7 @@ class Measuring:
         corruptions: which of CIFAR-10-C's 19; all where the list is empty.
         severities: which of 1 to 5.
         step_repeats: how often a training step is timed, in turns with full precision.
+        threads: numbers of threads that latency is measured on, here and on devices that name none.
         iterations: how many iterations of each epoch are timed for the training speed; None: all of them.
     """
 
@@ -34,6 +35,7 @@ class Measuring:
     corruptions: tuple[str, ...] = ()
     severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
     step_repeats: Annotated[int, Field(ge=1)] = 7
+    threads: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1)] = (1,)
     iterations: Annotated[int, Field(ge=1)] | None = None
 
 

@@ -12,9 +12,13 @@ from bibench.records import Results
 from bibench.records.published import published_results
 from bibench.tracks.agreement import Agreement, rank_agreement
 from bibench.tracks.lookup import FULL_PRECISION, Row, ScoreError, algorithms_in, rows_in
-from bibench.tracks.statistics import paired_bootstrap
+from bibench.tracks.statistics import paired_bootstraps
 
-__all__ = ["Comparison", "Ranking", "comparisons", "published_rankings", "rankings", "ties"]
+__all__ = ["ALL_PAIRS", "Comparison", "Ranking", "comparisons", "published_rankings", "rankings", "ties"]
+
+
+ALL_PAIRS = 20
+"""With more algorithms on a network only pairs with its best are compared: all would be their square."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,8 @@ def comparisons(results: Results, *, resamples: int = 10_000, seed: int = 0) -> 
     """Compare all pairs of algorithms on each task and architecture by a paired bootstrap over test samples.
 
     Scores are averaged over seeds first. Algorithms are compared with those that have predictions for the same
-    seeds; full precision is left out, and so are runs that failed or kept no predictions.
+    seeds; full precision is left out, and so are runs that failed or kept no predictions. With more than `ALL_PAIRS`
+    algorithms only the pairs with the best of them are compared.
 
     Args:
         results: planned runs, records and predictions.
@@ -50,20 +55,22 @@ def comparisons(results: Results, *, resamples: int = 10_000, seed: int = 0) -> 
     >>> comparisons(Results(plan=[], records=[]))
     []
     """
+    algorithms = algorithms_in(results.main)
+    groups = ((row, group) for row in rows_in(results.plan) for group in _same_seeds(results, row, algorithms))
+    found = paired_bootstraps(groups, resamples=resamples, seed=seed, all_pairs=ALL_PAIRS)
     return [
         Comparison(
             task=task,
             architecture=architecture,
-            first=found.first,
-            second=found.second,
-            difference=100 * found.difference,
-            low=100 * found.low,
-            high=100 * found.high,
-            distinguishable=found.distinguishable,
+            first=one.first,
+            second=one.second,
+            difference=100 * one.difference,
+            low=100 * one.low,
+            high=100 * one.high,
+            distinguishable=one.distinguishable,
         )
-        for task, architecture in rows_in(results.plan)
-        for group in _same_seeds(results, (task, architecture))
-        for found in paired_bootstrap(group, resamples=resamples, seed=seed)
+        for (task, architecture), differences in found
+        for one in differences
     ]
 
 
@@ -96,15 +103,13 @@ def _best_and_ties(pairs: Mapping[str, Mapping[str, Comparison]]) -> tuple[str, 
     return best, *(other for other, pair in pairs[best].items() if not pair.distinguishable)
 
 
-def _same_seeds(results: Results, row: Row) -> list[dict[str, npt.NDArray[np.floating]]]:
+def _same_seeds(results: Results, row: Row, algorithms: Iterable[str]) -> list[dict[str, npt.NDArray[np.floating]]]:
     """Predictions (seeds, samples) by algorithm, in groups that have the same seeds."""
     groups: dict[tuple[int, ...], dict[str, npt.NDArray[np.floating]]] = {}
     shape: dict[int, str] = {}
-    for algorithm in algorithms_in(results.main):
+    for algorithm in algorithms:
         by_seed: dict[int, npt.NDArray[np.floating]] = {}
-        for run in results.main:
-            if (run.task, run.architecture, run.algorithm) != (*row, algorithm):
-                continue
+        for run in results.main_of(*row, algorithm):
             record = results.record(run.id)
             predictions = results.predictions(run.id) if record is not None and record.status == "ok" else None
             if predictions is not None:
@@ -171,7 +176,7 @@ def published_rankings(results: Results) -> list[Ranking]:
 
 def _largest(results: Results, row: Row) -> dict[str, npt.NDArray[np.floating]]:
     """The predictions of the largest group of algorithms that ran on the same seeds."""
-    return max(_same_seeds(results, row), key=len, default={})
+    return max(_same_seeds(results, row, algorithms_in(results.main)), key=len, default={})
 
 
 def _ranking(

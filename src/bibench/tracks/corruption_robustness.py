@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import torch
 
@@ -25,9 +27,11 @@ from bibench.tracks.lookup import (
 )
 from bibench.tracks.statistics import quadratic_mean
 
-__all__ = ["CorruptionType", "corruption_robustness", "corruption_types"]
+__all__ = ["CorruptionType", "corruption_robustness", "corruption_types", "rows_with_images"]
 
 _NAME = "corruption_robustness"
+
+_T = TypeVar("_T")
 
 
 def _measure(run: FinishedRun) -> list[Figure]:
@@ -87,7 +91,7 @@ class _Cell:
         """Equation 4 for the binarized network."""
         return self.binarized_clean - self.binarized
 
-    @property
+    @cached_property
     def ratio(self) -> float | None:
         """``G_fp / G_bi`` in percent, or None where a gap is 0 or below."""
         found = ratio(self.full_gap, self.gap) if self.full_gap > 0 else None
@@ -115,7 +119,7 @@ def _score(results: Results, mode: Mode = "literal") -> list[Score]:
     Source: BiBench, equations 4, 5 and 31; Hendrycks & Dietterich, 2019, section 4 (mCE and relative mCE).
     """
     lookup = Lookup(results)
-    with_images = _rows_with_images(results)
+    with_images = rows_with_images(results)
     scores: list[Score] = []
     for algorithm in lookup.algorithms:
         scores += _scores_of(lookup, algorithm, mode, with_images)
@@ -132,16 +136,17 @@ _COMPANIONS = ("gap_ratio", "mean_gap", "mce", "relative_mce")
 _ORDER = (*_COMPANIONS, "om_robust")
 
 
-def _rows_with_images(results: Results) -> dict[Row, bool]:
+def rows_with_images(results: Results) -> dict[Row, bool]:
     """Whether there are scores on corrupted images, for each row of which a run has been measured."""
     found: dict[Row, bool] = {}
     for run in results.main:
-        record = results.record(run.id)
+        row = (run.task, run.architecture)
+        record = None if found.get(row) else results.record(run.id)
         if record is not None and record.status == "ok":
             if _corrupted(record):
-                found[run.task, run.architecture] = True
+                found[row] = True
             elif _NAME in record.measured:
-                found.setdefault((run.task, run.architecture), False)
+                found[row] = False
     return found
 
 
@@ -162,12 +167,14 @@ def _scores_of(lookup: Lookup, algorithm: str, mode: Mode, with_images: Mapping[
 
     def score(
         metric: str,
-        value: Callable[[Sequence[_Cell]], float | Lack],
+        value: Callable[[Sequence[_T]], float | Lack],
         unit: str,
         lacking: Sequence[Lack] = everything,
         note: str = "",
+        *,
+        of: Mapping[int, Sequence[_T]],
     ) -> Score:
-        per_seed = lacking or _per_seed(cells, value)
+        per_seed = lacking or _per_seed(of, value)
         return make_score(
             track=_NAME, metric=metric, algorithm=algorithm, per_seed=per_seed, unit=unit, mode=mode, note=note
         )
@@ -176,20 +183,28 @@ def _scores_of(lookup: Lookup, algorithm: str, mode: Mode, with_images: Mapping[
 
     def of_task(task: str) -> Score:
         note = _left_out([cell for own in cells.values() for cell in own if cell.task == task])
-        return score(
-            f"{task}_c", lambda own: ratio_of([c for c in own if c.task == task]), "percent", lacks[task], note
-        )
+        own = {seed: [cell for cell in every if cell.task == task] for seed, every in cells.items()}
+        return score(f"{task}_c", ratio_of, "percent", lacks[task], note, of=own)
+
+    types = {seed: tuple(_types(own).values()) for seed, own in cells.items()}
 
     def of_errors(metric: str, error: _Error) -> Score:
-        return score(metric, lambda own: _mean_error(own, error), "percent", note=_types_left_out(cells, error))
+        note = _types_left_out([one for own in types.values() for one in own], error)
+        return score(metric, lambda own: _mean_error(own, error), "percent", note=note, of=types)
 
     return [
         *(of_task(task) for task in lacks if any(found and row[0] == task for row, found in with_images.items())),
-        score("gap_ratio", _gap_ratio, "percent"),
-        score("mean_gap", lambda own: sum(cell.gap for cell in own) / len(own), "points"),
+        score("gap_ratio", _gap_ratio, "percent", of=cells),
+        score("mean_gap", lambda own: sum(cell.gap for cell in own) / len(own), "points", of=cells),
         of_errors("mce", lambda one: one.error),
         of_errors("relative_mce", lambda one: one.relative_error),
-        score("om_robust", ratio_of, "percent", note=_left_out([cell for own in cells.values() for cell in own])),
+        score(
+            "om_robust",
+            ratio_of,
+            "percent",
+            note=_left_out([cell for own in cells.values() for cell in own]),
+            of=cells,
+        ),
     ]
 
 
@@ -198,8 +213,8 @@ def _left_out(cells: Sequence[_Cell]) -> str:
     return f"{count} of {len(cells)} cells left out: a gap of 0 or below" if count else ""
 
 
-def _per_seed(cells: Mapping[int, Sequence[_Cell]], value: Callable[[Sequence[_Cell]], float | Lack]) -> PerSeed:
-    found = {seed: value(own) for seed, own in cells.items()}
+def _per_seed(items: Mapping[int, Sequence[_T]], value: Callable[[Sequence[_T]], float | Lack]) -> PerSeed:
+    found = {seed: value(own) for seed, own in items.items()}
     lacks = [
         dataclasses.replace(item, text=f"seed {seed}: {item.text}")
         for seed, item in found.items()
@@ -332,10 +347,12 @@ def corruption_types(results: Results) -> dict[tuple[str, str, str], dict[int, d
     {}
     """
     lookup = Lookup(results)
+    with_images = rows_with_images(results)
+    rows = [row for row in lookup.rows if with_images.get(row)]
     found: dict[tuple[str, str, str], dict[int, dict[str, CorruptionType]]] = {}
     for algorithm in (FULL_PRECISION, *lookup.algorithms):
         sets: dict[str, tuple[Record, _Sets]] = {}
-        for row in lookup.rows:
+        for row in rows:
             for seed in lookup.seeds(algorithm):
                 cells = _cells(lookup, row, algorithm, seed, sets)
                 own = _types([cell for cell in cells if isinstance(cell, _Cell)])
@@ -366,15 +383,15 @@ def _types(cells: Sequence[_Cell]) -> dict[tuple[str, str, str], CorruptionType]
 _Error = Callable[[CorruptionType], float | None]
 
 
-def _mean_error(cells: Sequence[_Cell], error: _Error) -> float | Lack:
-    numbers = [found for one in _types(cells).values() if (found := error(one)) is not None]
+def _mean_error(types: Iterable[CorruptionType], error: _Error) -> float | Lack:
+    numbers = [found for one in types if (found := error(one)) is not None]
     if not numbers:
         return Lack("the reference, full precision, has none of these errors under any corruption", "failed")
     return sum(numbers) / len(numbers)
 
 
-def _types_left_out(cells: Mapping[int, Sequence[_Cell]], error: _Error) -> str:
-    errors = [error(one) for own in cells.values() for one in _types(own).values()]
+def _types_left_out(types: Iterable[CorruptionType], error: _Error) -> str:
+    errors = [error(one) for one in types]
     count = sum(found is None for found in errors)
     what = "the reference, full precision, has none of these errors there"
     return f"{count} of {len(errors)} corruption types left out: {what}" if count else ""

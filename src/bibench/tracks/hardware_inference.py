@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,21 +33,30 @@ from bibench.tracks.lookup import (
 )
 from bibench.training.machine import processor
 
-__all__ = ["export_run", "full_precision_bytes", "hardware_inference"]
+__all__ = [
+    "export_full_precision",
+    "export_run",
+    "full_precision_bytes",
+    "hardware_inference",
+    "latency_figures",
+    "size_figures",
+]
 
 _NAME = "hardware_inference"
 _PLACE = ("device", "threads", "library")
 _ROUNDS = 41
 _BATCH = 256
+_CORES = os.cpu_count() or 1
 _OWN, _TWIN, _EAGER, _ONNX = "packed", "full precision", "PyTorch", "ONNX Runtime"
+_OTHERS = {_EAGER: "pytorch_latency", _ONNX: "onnx_runtime_latency"}
 
 
 def _measure(run: FinishedRun) -> list[Figure | Absence]:
     """What of a finished run is shipped: latency beside full precision, size, and the file's own score.
 
-    The network is exported as ``bibench export`` does. Its latency, one sample on one thread, is timed in turns with
-    that of the same architecture in full precision: in the same engine, in PyTorch, and in ONNX Runtime where that is
-    installed. The file is then evaluated on the whole test split.
+    The network is exported as ``bibench export`` does. Its latency, one sample on each number of threads, is timed in
+    turns with that of the same architecture in full precision: in the same engine, in PyTorch, and in ONNX Runtime
+    where that is installed. The file is then evaluated on the whole test split.
     """
     if run.config.operator is None:
         return []
@@ -65,17 +75,21 @@ def _measure(run: FinishedRun) -> list[Figure | Absence]:
             packed = load_packed(path)
         except PackedError as error:
             return _absent("not_deployable", str(error).removeprefix(f"{path}: "))
-        try:
-            twin = _full_precision(run.architecture, run.task, run.data.outputs)
-        except PackedError as error:
-            return _absent("not_deployable", f"full precision of the same architecture: {error}")
+        latencies: list[Figure] = []
+        for threads in run.measuring.threads:
+            try:
+                twin = _full_precision(run.architecture, run.task, run.data.outputs, threads)
+            except PackedError as error:
+                return _absent("not_deployable", f"full precision of the same architecture: {error}")
+            latencies += _latencies(load_packed(path, threads), twin)
         found = run.task.evaluate(
             PackedModule(packed), run.data.test.batches(_BATCH, device=torch.device("cpu"), seed=None)
         )
     metric = run.task.metric
     return [
-        *_latencies(packed, twin),
-        *_sizes(packed, twin.model),
+        *latencies,
+        *size_figures(packed.size, full_precision_bytes(twin.model)),
+        Figure(name="packed_memory", value=packed.memory, unit="bytes", higher_is_better=False),
         Figure(
             name=f"packed_{metric.name}",
             value=found.figures[metric.name],
@@ -134,6 +148,29 @@ def export_run(
     )
 
 
+def export_full_precision(
+    architecture: Architecture, path: Path, *, task: Task, outputs: int | tuple[int, ...]
+) -> nn.Module:
+    """Write an architecture in full precision, with random weights, as a packed file; PyTorch's generator moves on.
+
+    Args:
+        architecture, task, outputs: the network, as a run has it.
+        path: the file.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        PackedError: something in it can't be packed; names it.
+    """
+    from bibench.deploy.export import export
+
+    torch.manual_seed(0)
+    model = architecture.build(task.input_shape, outputs).eval()
+    export(model, path, to="packed", example=task.example()[:1])
+    return model
+
+
 def full_precision_bytes(model: nn.Module) -> int:
     """What the parameters of a full-precision network take as float32: S of equation 9, four bytes each.
 
@@ -147,37 +184,46 @@ def full_precision_bytes(model: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class _FullPrecision:
-    """The same architecture in full precision, with random weights: latency doesn't depend on them."""
+    """The same architecture in full precision, with random weights: latency doesn't depend on them.
+
+    Args:
+        model, packed: the network in PyTorch and in the packed engine.
+        others: a call in each other runtime.
+        example: the input.
+    """
 
     model: nn.Module
     packed: PackedModel
-    onnx: Callable[[], object] | None
+    others: Mapping[str, Callable[[], object]]
     example: Tensor
 
 
-_Place = tuple[str, Architecture, int | tuple[int, ...]]
+_Place = tuple[str, Architecture, int | tuple[int, ...], int]
 _TWINS: dict[_Place, _FullPrecision] = {}
 """The last few: a process measures many runs of few networks."""
 
 _KEPT = 2
 
 
-def _full_precision(architecture: Architecture, task: Task, outputs: int | tuple[int, ...]) -> _FullPrecision:
-    """Build, pack and keep a run's architecture in full precision."""
-    from bibench.deploy.export import export
-
-    place = (task.name, architecture, outputs)
+def _full_precision(
+    architecture: Architecture, task: Task, outputs: int | tuple[int, ...], threads: int
+) -> _FullPrecision:
+    """Build, pack and keep a run's architecture in full precision, for so many threads."""
+    place = (task.name, architecture, outputs, threads)
     if place not in _TWINS:
         if len(_TWINS) >= _KEPT:
             _TWINS.clear()
-        torch.manual_seed(0)
-        model = architecture.build(task.input_shape, outputs).eval()
         example = task.example()[:1]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.bibpack"
-            export(model, path, to="packed", example=example)
-            packed = load_packed(path)
-        _TWINS[place] = _FullPrecision(model, packed, onnx_runtime(model, example), example)
+            model = export_full_precision(architecture, path, task=task, outputs=outputs)
+            packed = load_packed(path, threads)
+        others: dict[str, Callable[[], object]] = {}
+        if threads <= _CORES:  # beyond, others can take seconds a call, and the fewest threads are the fastest
+            others[_EAGER] = eager(model, example)
+            if (call := onnx_runtime(model, example, threads=threads)) is not None:
+                others[_ONNX] = call
+        _TWINS[place] = _FullPrecision(model, packed, others, example)
     return _TWINS[place]
 
 
@@ -185,56 +231,71 @@ def _latencies(packed: PackedModel, twin: _FullPrecision) -> list[Figure]:
     candidates: dict[str, Callable[[], object]] = {
         _OWN: packed.prepared(twin.example),
         _TWIN: twin.packed.prepared(twin.example),
-        _EAGER: eager(twin.model, twin.example),
+        **twin.others,
     }
-    if twin.onnx is not None:
-        candidates[_ONNX] = twin.onnx
     times = measure(candidates, rounds=_ROUNDS, threads=packed.threads)
     full = {name: time for name, time in times.items() if name != _OWN}
     fastest = min(full, key=lambda name: full[name].median)
     place = {"device": processor(), "threads": str(packed.threads), "library": f"bibench ({packed.isa})"}
 
-    def figure(name: str, seconds: float, better: bool | None = None, mode: str | None = None) -> Figure:
-        return Figure(
-            name=name,
-            value=1000 * seconds,
-            unit="ms",
-            samples=_ROUNDS,
-            higher_is_better=better,
-            mode=mode,
-            conditions=place,
-        )
-
-    def spread(name: str, time: Latency, better: bool | None = None) -> list[Figure]:
-        return [
-            figure(name, time.median, better),
-            figure(f"{name}_lowest", time.lowest),
-            figure(f"{name}_lower_quartile", time.quartiles[0]),
-            figure(f"{name}_upper_quartile", time.quartiles[1]),
-        ]
+    def figure(name: str, seconds: float, mode: str | None = None) -> Figure:
+        return Figure(name=name, value=1000 * seconds, unit="ms", samples=_ROUNDS, mode=mode, conditions=place)
 
     return [
-        *spread("latency", times[_OWN], False),
-        *spread("full_precision_latency", times[_TWIN]),
-        figure("pytorch_latency", times[_EAGER].median),
-        *([figure("onnx_runtime_latency", times[_ONNX].median)] if _ONNX in times else []),
+        *latency_figures(place, _CORES, times[_OWN], times[_TWIN]),
+        *(figure(_OTHERS[name], times[name].median) for name in twin.others),
         figure(
-            "fastest_full_precision_latency",
-            full[fastest].median,
-            mode=place["library"] if fastest == _TWIN else fastest,
+            "fastest_full_precision_latency", full[fastest].median, place["library"] if fastest == _TWIN else fastest
         ),
     ]
 
 
-def _sizes(packed: PackedModel, twin: nn.Module) -> list[Figure]:
-    full = full_precision_bytes(twin)
+def latency_figures(place: Mapping[str, str], cores: int, own: Latency, full: Latency) -> list[Figure]:
+    """What a record holds of one place: the latencies of a file and of full precision in turns, with their spread.
+
+    Args:
+        place: device, threads and library.
+        cores: that the device has.
+        own, full: of the binarized network, and of the same architecture in full precision.
+    """
+    figures = [Figure(name="cores", value=cores, unit="count", conditions=dict(place))]
+    for name, time, better in (("latency", own, False), ("full_precision_latency", full, None)):
+        low, high = time.quartiles
+        figures += [
+            Figure(
+                name=name + end,
+                value=1000 * seconds,
+                unit="ms",
+                samples=len(time.seconds),
+                higher_is_better=None if end else better,
+                conditions=dict(place),
+            )
+            for end, seconds in (
+                ("", time.median),
+                ("_lowest", time.lowest),
+                ("_lower_quartile", low),
+                ("_upper_quartile", high),
+            )
+        ]
+    return figures
+
+
+def size_figures(own: int, full: int) -> list[Figure]:
+    """What a record holds of sizes.
+
+    Args:
+        own: bytes of the file.
+        full: bytes of full precision, of `full_precision_bytes`.
+
+    >>> [(figure.name, figure.value) for figure in size_figures(10, 160)][0]
+    ('storage_compression', 16.0)
+    """
     return [
         Figure(name=name, value=value, unit=unit, higher_is_better=better)
         for name, value, unit, better in (
-            ("storage_compression", full / packed.size, "ratio", True),
-            ("packed_bytes", packed.size, "bytes", False),
+            ("storage_compression", full / own, "ratio", True),
+            ("packed_bytes", own, "bytes", False),
             ("full_precision_bytes", full, "bytes", None),
-            ("packed_memory", packed.memory, "bytes", False),
         )
     ]
 
@@ -266,9 +327,26 @@ def _score(results: Results) -> list[Score]:
     for algorithm in lookup.algorithms:
         for metric, per_seed in _found(lookup, algorithm, units).items():
             unit = units[0] if metric.startswith("packed_") else "ratio"
-            scores.append(make_score(track=_NAME, metric=metric, algorithm=algorithm, per_seed=per_seed, unit=unit))
+            note = _crowded(lookup, algorithm) if metric == "speedup" and isinstance(per_seed, Mapping) else ""
+            scores.append(
+                make_score(track=_NAME, metric=metric, algorithm=algorithm, per_seed=per_seed, unit=unit, note=note)
+            )
     order = ("speedup", "compression", "speedup_over_fastest", "packed_score", "packed_difference", "om_infer")
     return sorted(scores, key=lambda score: order.index(score.metric))
+
+
+def _crowded(lookup: Lookup, algorithm: str) -> str:
+    """Where there were more threads than cores, for which the engine isn't made, as the note of a score."""
+    found: dict[str, set[int]] = {}
+    for row in lookup.rows:
+        for seed in lookup.seeds(algorithm):
+            record = lookup.record(row, algorithm, seed)
+            cores = {} if isinstance(record, Lack) else record.figures_under("cores", *_PLACE)
+            for (device, threads, _), figure in cores.items():
+                if threads.isdecimal() and int(threads) > figure.value:
+                    found.setdefault(f"{device} with {figure.value:.0f}", set()).add(int(threads))
+    listed = "; ".join(f"{', '.join(map(str, sorted(counts)))} on {where}" for where, counts in found.items())
+    return f"more threads than cores: {listed}" if listed else ""
 
 
 def _score_units(lookup: Lookup) -> list[str]:
@@ -343,7 +421,7 @@ def _awaited(record: Record | Lack, name: str) -> bool:
 
 
 def _has(record: Record | Lack, name: str) -> bool:
-    return not isinstance(record, Lack) and any(figure.name == name for figure in record.figures)
+    return not isinstance(record, Lack) and name in record.by_name
 
 
 def _has_fastest(record: Record | Lack) -> bool:
@@ -407,7 +485,7 @@ hardware_inference = Track(
     description=(
         "How many times faster and smaller than full precision each network is where it is deployed, in the same "
         "runtime on the same device and threads, and the quadratic mean of the two, om_infer (BiBench, equation 9). "
-        "Own runs on a CPU are exported to packed files: latency is that of one sample on one thread in the packed "
+        "Own runs on a CPU are exported to packed files: latency is that of one sample in the packed "
         "engine, timed in turns with the same architecture in full precision while other runs may be going on; the "
         "size is the whole file's; and the file itself is scored on the test split."
     ),

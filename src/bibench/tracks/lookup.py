@@ -108,10 +108,13 @@ class Lookup:
         self.algorithms = algorithms_in(results.main)
         self._runs = runs_by(results.main, lambda run: ((run.task, run.architecture), run.algorithm, run.seed))
         self._units: dict[str, tuple[Record, Figure]] = {}
+        self._seeds: dict[str, set[int]] = {}
+        for run in results.main:
+            self._seeds.setdefault(run.algorithm, set()).add(run.seed)
 
     def seeds(self, algorithm: str) -> list[int]:
         """The seeds that the plan has for an algorithm."""
-        return sorted({run.seed for run in self.results.main if run.algorithm == algorithm})
+        return sorted(self._seeds.get(algorithm, ()))
 
     def record(self, row: Row, algorithm: str, seed: int) -> Record | Lack:
         """The record of a main run that is ok, or what is missing."""
@@ -190,6 +193,8 @@ def check_comparable(first: Record, figure: Figure, second: Record, partner: Fig
     Raises:
         ScoreError: other data, or another name, unit, or definition (such as the origin of corrupted images).
     """
+    if (first.data, figure.name, figure.unit, figure.mode) == (second.data, partner.name, partner.unit, partner.mode):
+        return
     for what, one, other in (
         ("data fingerprint", first.data, second.data),
         ("figure", figure.name, partner.name),

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-__all__ = ["Difference", "Interval", "jackknife_interval", "mean_interval", "paired_bootstrap", "quadratic_mean"]
+__all__ = [
+    "Difference",
+    "Interval",
+    "jackknife_interval",
+    "mean_interval",
+    "paired_bootstrap",
+    "paired_bootstraps",
+    "quadratic_mean",
+]
 
 _COUNTS = 1 << 18  # resample counts held at once: 2 MB of integers, so that counting stays in the processor's cache
+_MEANS = 1 << 24  # resampled means held at once: 128 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,36 +143,101 @@ def paired_bootstrap(
     >>> paired_bootstrap({"a": right, "b": wrong}, resamples=100)
     [Difference(first='a', second='b', difference=1.0, low=1.0, high=1.0)]
     """
-    shapes = {name: values.shape for name, values in scores.items()}
-    if len(set(shapes.values())) > 1 or any(len(shape) != 2 or 0 in shape for shape in shapes.values()):
-        raise ValueError(f"paired_bootstrap needs arrays of one shape (seeds, samples) with entries, got {shapes}")
-    if len(scores) < 2:
-        return []
-    mean_over_seeds = {name: values.mean(axis=0, dtype=np.float64) for name, values in scores.items()}
-    pairs = list(combinations(scores, 2))
-    gaps = np.stack([mean_over_seeds[first] - mean_over_seeds[second] for first, second in pairs], axis=1)
-    means = _resampled_means(gaps, resamples, np.random.default_rng(seed))
-    lows, highs = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return [
-        Difference(first=first, second=second, difference=float(gap), low=float(low), high=float(high))
-        for (first, second), gap, low, high in zip(pairs, gaps.mean(axis=0), lows, highs, strict=True)
-    ]
+    [(_, found)] = paired_bootstraps([("", scores)], resamples=resamples, seed=seed, level=level)
+    return found
+
+
+_Key = TypeVar("_Key")
+
+
+def paired_bootstraps(
+    groups: Iterable[tuple[_Key, Mapping[str, npt.NDArray[np.floating]]]],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+    all_pairs: int | None = None,
+) -> Iterator[tuple[_Key, list[Difference]]]:
+    """`paired_bootstrap` of each group of algorithms, such as those of one network.
+
+    Each gives what it gives alone; groups with as many samples that follow each other share the work of drawing them.
+
+    Args:
+        groups: the scores of each, after a key that comes back with its differences.
+        resamples, seed, level: see `paired_bootstrap`.
+        all_pairs: up to so many algorithms all pairs of a group are compared, and beyond it, where these would be too
+            many, only those with its best, which has the highest mean; None: always all.
+
+    Raises:
+        ValueError: see `paired_bootstrap`.
+    """
+    keys: list[_Key] = []
+    waiting: list[_Gaps] = []
+    for key, scores in groups:
+        own = _Gaps.of(scores, all_pairs)
+        held = resamples * sum(len(group.pairs) for group in waiting)
+        if waiting and (len(own.values) != len(waiting[0].values) or held > _MEANS):
+            yield from zip(keys, _intervals(waiting, resamples, seed, level), strict=True)
+            keys, waiting = [], []
+        keys.append(key)
+        waiting.append(own)
+    yield from zip(keys, _intervals(waiting, resamples, seed, level), strict=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Gaps:
+    """Pairs of algorithms, and how much more the first scores than the second: (samples, pairs), mean over seeds."""
+
+    pairs: Sequence[tuple[str, str]]
+    values: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, scores: Mapping[str, npt.NDArray[np.floating]], all_pairs: int | None) -> _Gaps:
+        shapes = {name: values.shape for name, values in scores.items()}
+        if len(set(shapes.values())) > 1 or any(len(shape) != 2 or 0 in shape for shape in shapes.values()):
+            raise ValueError(f"paired_bootstrap needs arrays of one shape (seeds, samples) with entries, got {shapes}")
+        means = {name: values.mean(axis=0, dtype=np.float64) for name, values in scores.items()}
+        pairs = list(combinations(means, 2))
+        if all_pairs is not None and len(means) > all_pairs:
+            best = max(means, key=lambda name: means[name].mean())
+            pairs = [pair for pair in pairs if best in pair]
+        if not pairs:
+            return cls(pairs=(), values=np.empty((0, 0)))
+        return cls(pairs=pairs, values=np.stack([means[first] - means[second] for first, second in pairs], axis=1))
+
+
+def _intervals(groups: Sequence[_Gaps], resamples: int, seed: int, level: float) -> Iterator[list[Difference]]:
+    """The differences of groups with the same number of samples."""
+    resampled = _resampled_means([group.values for group in groups], resamples, np.random.default_rng(seed))
+    for group, means in zip(groups, resampled, strict=True):
+        if not group.pairs:
+            yield []
+            continue
+        lows, highs = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        yield [
+            Difference(first=first, second=second, difference=float(gap), low=float(low), high=float(high))
+            for (first, second), gap, low, high in zip(group.pairs, group.values.mean(axis=0), lows, highs, strict=True)
+        ]
 
 
 def _resampled_means(
-    rows: npt.NDArray[np.float64], resamples: int, generator: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    """Means of each column over resampled rows, shape (resamples, columns).
+    matrices: Sequence[npt.NDArray[np.float64]], resamples: int, generator: np.random.Generator
+) -> list[npt.NDArray[np.float64]]:
+    """Means of each column over resampled rows, the same rows of all matrices; of each, shape (resamples, columns).
 
     How often each row was drawn, times the matrix: the same as gathering the rows, and far faster.
     """
-    samples, columns = rows.shape
+    samples = len(matrices[0]) if matrices else 0
+    means = [np.empty((resamples, matrix.shape[1])) for matrix in matrices]
+    if not samples:
+        return means
     chunk = max(1, _COUNTS // samples)
-    means = np.empty((resamples, columns))
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
         drawn = generator.integers(0, samples, size=(size, samples))
         drawn += np.arange(size)[:, None] * samples
         counts = np.bincount(drawn.ravel(), minlength=size * samples).reshape(size, samples)
-        means[start : start + size] = counts.astype(np.float64) @ rows / samples
+        weights = counts.astype(np.float64)
+        for own, matrix in zip(means, matrices, strict=True):
+            own[start : start + size] = weights @ matrix / samples
     return means

@@ -127,9 +127,15 @@ def _grids(lookup: Lookup, algorithms: Sequence[str]) -> list[_Grid]:
     grids = []
     for row, settings in settings_in(plan).items():
         own = [run for run in plan if (run.task, run.architecture) == row]
+        by_algorithm: dict[str, list[RunConfig]] = {}
+        for run in own:
+            by_algorithm.setdefault(run.algorithm, []).append(run)
         seeds = tuple(sorted({run.seed for run in own}))
         first: list[tuple[Record, Figure]] = []
-        trials = {name: _trials(lookup, own, name, settings, seeds, first) for name in (FULL_PRECISION, *algorithms)}
+        trials = {
+            name: _trials(lookup, by_algorithm.get(name, ()), (*row, name), settings, seeds, first)
+            for name in (FULL_PRECISION, *algorithms)
+        }
         grids.append(_Grid(row, settings, seeds, trials))
     return grids
 
@@ -137,13 +143,13 @@ def _grids(lookup: Lookup, algorithms: Sequence[str]) -> list[_Grid]:
 def _trials(
     lookup: Lookup,
     runs: Sequence[RunConfig],
-    algorithm: str,
+    place: tuple[str, str, str],
     settings: Sequence[str],
     seeds: Sequence[int],
     first: list[tuple[Record, Figure]],
 ) -> dict[tuple[str, int], float] | list[Lack]:
-    """The accuracies of one algorithm; ``first`` keeps the grid's first trial, with which all must be comparable."""
-    by_place = runs_by((run for run in runs if run.algorithm == algorithm), lambda run: (run.setting or "", run.seed))
+    """The accuracies of one algorithm's runs; ``first`` keeps the grid's first trial, with which all must compare."""
+    by_place = runs_by(runs, lambda run: (run.setting or "", run.seed))
     values: dict[tuple[str, int], float] = {}
     lacks: list[Lack] = []
     for setting in settings:
@@ -151,7 +157,7 @@ def _trials(
             run = by_place.get((setting, seed))
             if run is None:
                 if by_place:
-                    lacks.append(Lack(f"{' '.join((*_row(runs), algorithm))} {setting} s{seed}: not in this suite"))
+                    lacks.append(Lack(f"{' '.join(place)} {setting} s{seed}: not in this suite"))
                 continue
             record = lookup.of(run)
             if isinstance(record, Lack):
@@ -166,12 +172,8 @@ def _trials(
                 check_comparable(record, figure, *first[0])
                 values[setting, seed] = figure.value
     if not by_place:
-        return [Lack(f"{' '.join((*_row(runs), algorithm))}: no sensitivity runs in this suite")]
+        return [Lack(f"{' '.join(place)}: no sensitivity runs in this suite")]
     return lacks or values
-
-
-def _row(runs: Sequence[RunConfig]) -> Row:
-    return runs[0].task, runs[0].architecture
 
 
 def _pooled_std(values: Sequence[float]) -> float:

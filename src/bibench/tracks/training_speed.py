@@ -187,17 +187,20 @@ def networks(results: Results) -> list[Network]:
     plan = [run for run in results.plan if run.point is not None]
     configs = {run.id: run for run in results.plan}
     rows: dict[tuple[Row, str], list[RunConfig]] = {}
+    full_precision: dict[Row, list[RunConfig]] = {}
     for run in plan:
+        row = (run.task, run.architecture)
         if run.algorithm != FULL_PRECISION:
-            rows.setdefault(((run.task, run.architecture), run.algorithm), []).append(run)
+            rows.setdefault((row, run.algorithm), []).append(run)
+        else:
+            full_precision.setdefault(row, []).append(run)
     found = []
     for (row, algorithm), runs in rows.items():
-        full = [run for run in plan if (run.task, run.architecture) == row and run.algorithm == FULL_PRECISION]
         trials: dict[tuple[str, float | None], dict[int, dict[int, tuple[float, float]]]] = {}
         cells: dict[tuple[int, int], dict[int, float]] = {}
         lacks: list[Lack] = []
         first: list[tuple[Record, Figure]] = []
-        for run in (*full, *runs):
+        for run in (*full_precision.get(row, ()), *runs):
             trial = _trial(lookup, run, configs, first)
             if isinstance(trial, list):
                 lacks += trial

@@ -253,16 +253,6 @@ def load_state(folder: Path, run: str, model: nn.Module, optimizer: torch.optim.
     return state
 
 
-def remove_state(folder: Path) -> None:
-    """Remove a run's checkpoint, and what killed attempts left half-written.
-
-    The description goes first, so that a crash in between leaves no checkpoint rather than half of one.
-    """
-    (folder / _JSON).unlink(missing_ok=True)
-    for path in (*folder.glob("checkpoint-*.safetensors"), *folder.glob(".*.tmp")):
-        path.unlink()
-
-
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected the model's weights as safetensors")

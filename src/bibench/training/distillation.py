@@ -24,16 +24,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bibench.models.base import Architecture, DistillationPoints
 from bibench.recipes import Distillation
 from bibench.tasks.base import Batch, Task
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["check_distillation", "distilled_loss", "hidden_loss", "logits_loss", "similarity_loss"]
 

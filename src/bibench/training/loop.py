@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -26,7 +25,11 @@ from bibench.records.record import LARGEST
 from bibench.tasks.base import Batch, Data, Evaluation, Task
 from bibench.training.checkpoint import CheckpointError, State, load_optimizer, load_state, save_state, start_again
 from bibench.training.distillation import distilled_loss
+from bibench.training.loggers import Loggers
 from bibench.training.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["Diverged", "Trained", "evaluate", "steps_an_epoch", "train"]
 
@@ -125,6 +128,10 @@ def _timed(phases: dict[str, float], phase: str) -> Iterator[None]:
         phases[phase] = phases.get(phase, 0.0) + time.perf_counter() - start
 
 
+def _nothing() -> None:
+    """Do nothing; unlike a lambda it can be sent to another process."""
+
+
 def train(
     config: RunConfig,
     model: nn.Module,
@@ -139,6 +146,9 @@ def train(
     optimizer_start: Path | None = None,
     teacher: nn.Module | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
+    on_saved: Callable[[], None] = _nothing,
+    stop: Callable[[], bool] = lambda: False,
+    loggers: Loggers | None = None,
 ) -> Trained:
     """Train a model as its run says, going on from the folder's checkpoint if there is one.
 
@@ -159,16 +169,25 @@ def train(
             started from. It is moved to the device, in evaluation mode, and otherwise stays as it is.
         on_progress: called with the share of the run's steps that are done, before the first step and after each;
             not called where the run has several devices.
+        on_saved: called after each checkpoint, in the process that wrote it; where the run has several devices, it must
+            be of a kind that can be pickled.
+        stop: asked at the end of each epoch whether to end there, after a checkpoint; not where the run has several
+            devices.
+        loggers: are told what each epoch gave.
 
     Raises:
+        KeyboardInterrupt: ``stop`` said so.
         Diverged: the loss, a weight or a figure on the test split is not finite, or the loss is above `DIVERGED`.
         CheckpointError: the folder's checkpoint can't be used.
         ValueError: distillation without a teacher, or of what the model doesn't show.
     """
+    from lightning_fabric import Fabric  # here, since importing it takes seconds that only training is worth
+
     precision = config.known_recipe.precision
-    job = _Job(config, model, task, data, folder, checkpoint_seconds, layers, optimizer_start, teacher)
+    own = loggers or Loggers()
+    job = _Job(config, model, task, data, folder, checkpoint_seconds, layers, optimizer_start, teacher, on_saved, own)
     if config.devices == 1:
-        return _train(Fabric(accelerator=device, devices=1, precision=precision), job, on_progress)
+        return _train(Fabric(accelerator=device, devices=1, precision=precision), job, on_progress, stop)
     if config.known_recipe.batch_size % config.devices:
         raise ValueError(
             f"a batch of {config.known_recipe.batch_size} samples can't be shared evenly by {config.devices} devices; "
@@ -180,7 +199,7 @@ def train(
     several = Fabric(accelerator=device, devices=config.devices, strategy="ddp_spawn", precision=precision)
     diverged = several.launch(partial(_train_part, job=job, threads=threads))
     if diverged is None:
-        return _train(Fabric(accelerator=device, devices=1, precision=precision), job, on_progress)
+        return _train(Fabric(accelerator=device, devices=1, precision=precision), job, on_progress, stop)
     state = load_state(folder, config.id, model, make_optimizer(model, config.known_recipe)) or State(run=config.id)
     raise Diverged(diverged, state)
 
@@ -198,6 +217,8 @@ class _Job:
     layers: bool
     optimizer_start: Path | None
     teacher: nn.Module | None
+    on_saved: Callable[[], None]
+    loggers: Loggers
 
 
 def _train_part(fabric: Fabric, *, job: _Job, threads: int) -> str | None:
@@ -207,7 +228,7 @@ def _train_part(fabric: Fabric, *, job: _Job, threads: int) -> str | None:
     job = replace(job, model=copy.deepcopy(job.model))
     diverged: str | None = None
     try:
-        _train(fabric, job, lambda share: None)
+        _train(fabric, job, lambda share: None, lambda: False)
     except Diverged as error:
         diverged = str(error)
     # Before the interpreter ends, and with nothing left that holds the group: its threads may still be letting go of a
@@ -226,15 +247,26 @@ def _part(fabric: Fabric, batch: Batch) -> Batch:
     return tree_map(lambda leaf: leaf[own] if isinstance(leaf, Tensor) else leaf, batch)
 
 
+def whole_batch_statistics(model: nn.Module) -> nn.Module:
+    """Let batch norm take its statistics over all processes of a run, in place; PyTorch has that for GPUs only.
+
+    Parameters and buffers are the same objects under the same names.
+    """
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return converted
+
+
 def _mean(fabric: Fabric, value: Tensor) -> float:
     """The mean over the processes of a run."""
     reduced: Any = fabric.all_reduce(value, reduce_op="mean")
     return float(reduced)
 
 
-def _train(fabric: Fabric, job: _Job, on_progress: Callable[[float], None]) -> Trained:
+def _train(fabric: Fabric, job: _Job, on_progress: Callable[[float], None], stop: Callable[[], bool]) -> Trained:
     config, model, task, data, folder = job.config, job.model, job.task, job.data, job.folder
     recipe = config.known_recipe
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        model = whole_batch_statistics(model)
     plain_optimizer = make_optimizer(model, recipe)
     network, optimizer = fabric.setup(model, plain_optimizer)
     teacher = None if job.teacher is None else fabric.to_device(job.teacher.eval())
@@ -261,40 +293,47 @@ def _train(fabric: Fabric, job: _Job, on_progress: Callable[[float], None]) -> T
 
     if state.epoch < epochs:
         on_progress(state.epoch * steps / total_steps)
-    for epoch in range(state.epoch, epochs):
-        with _timed(state.phases, "train"):
-            torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
-            set_progress(model, epoch, epochs)
-            network.train()
-            signs = weight_signs(model) if job.layers else {}
-            total = torch.zeros((), device=fabric.device)
-            count = min(steps, total_steps - epoch * steps)  # the last epoch may be a part of one
-            seed = derive_seed(config.seed, "data", epoch)
-            # Under no name, so that what reads the batches, such as worker processes, ends with the loop.
-            for step, batch in enumerate(
-                islice(data.train.batches(recipe.batch_size, device=fabric.device, seed=seed), count)
-            ):
-                done = epoch * steps + step
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.learning_rate(done / total_steps)
-                own = _part(fabric, batch)
-                total += optimize(fabric, network, optimizer, own, task=task, recipe=recipe, teacher=teacher)
-                on_progress((done + 1) / total_steps)
-            mean_loss = _mean(fabric, total) / count
-            _check(model, mean_loss, state)
-        result = test()
-        row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "train_loss": mean_loss}
-        state.history.append(row | result.figures)
-        if job.layers:
-            state.layers += [{"epoch": epoch + 1} | asdict(layer) for layer in layer_statistics(model, signs)]
-        state.epoch = epoch + 1
-        # Whether it is time is the first process's to say: the others only wait for it.
-        if fabric.broadcast(state.epoch == epochs or time.monotonic() - saved >= job.checkpoint_seconds):
-            with _timed(state.phases, "checkpoint"):
-                if fabric.is_global_zero:
-                    save_state(folder, state, model, plain_optimizer)
-                fabric.barrier()
-            saved = time.monotonic()
+    # A run whose training is all done, as after its several processes, has been logged.
+    with (job.loggers if state.epoch < epochs else Loggers()).opened(fabric, state.history) as log:
+        for epoch in range(state.epoch, epochs):
+            with _timed(state.phases, "train"):
+                torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
+                set_progress(model, epoch, epochs)
+                network.train()
+                signs = weight_signs(model) if job.layers else {}
+                total = torch.zeros((), device=fabric.device)
+                count = min(steps, total_steps - epoch * steps)  # the last epoch may be a part of one
+                seed = derive_seed(config.seed, "data", epoch)
+                # Under no name, so that what reads the batches, such as worker processes, ends with the loop.
+                for step, batch in enumerate(
+                    islice(data.train.batches(recipe.batch_size, device=fabric.device, seed=seed), count)
+                ):
+                    done = epoch * steps + step
+                    for group in optimizer.param_groups:
+                        group["lr"] = recipe.learning_rate(done / total_steps)
+                    own = _part(fabric, batch)
+                    total += optimize(fabric, network, optimizer, own, task=task, recipe=recipe, teacher=teacher)
+                    on_progress((done + 1) / total_steps)
+                mean_loss = _mean(fabric, total) / count
+                _check(model, mean_loss, state)
+            result = test()
+            row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "train_loss": mean_loss}
+            state.history.append(row | result.figures)
+            log(state.history[-1])
+            if job.layers:
+                state.layers += [{"epoch": epoch + 1} | asdict(layer) for layer in layer_statistics(model, signs)]
+            state.epoch = epoch + 1
+            stopped = stop()
+            # Whether it is time is the first process's to say: the others only wait for it.
+            if fabric.broadcast(stopped or state.epoch == epochs or time.monotonic() - saved >= job.checkpoint_seconds):
+                with _timed(state.phases, "checkpoint"):
+                    if fabric.is_global_zero:
+                        save_state(folder, state, model, plain_optimizer)
+                        job.on_saved()
+                    fabric.barrier()
+                saved = time.monotonic()
+            if stopped:
+                raise KeyboardInterrupt
     if result is None:  # nothing to train, or all of it was done before an interruption
         if epochs:
             set_progress(model, epochs - 1, epochs)

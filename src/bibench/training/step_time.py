@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -239,6 +238,8 @@ class TrainingStep:
         self._teacher: nn.Module | None = None
         if teacher is not None and recipe.distillation is not None:
             self._teacher = copy.deepcopy(teacher).to(self.device).eval()
+        from lightning_fabric import Fabric  # here, see `bibench.training.loop.train`
+
         self._fabric = Fabric(accelerator=self.device.type, devices=devices, precision=recipe.precision)
         self._network, self._optimizer = self._fabric.setup(self.model, self._plain_optimizer)
         self.release_gradients()
