@@ -18,7 +18,7 @@ from bibench.bench.store import Store
 from bibench.bench.worker import Outcome, Settings
 from bibench.records import RunConfig
 
-__all__ = ["Cluster", "ClusterError", "RayWorkers"]
+__all__ = ["Cluster", "ClusterError", "RayWorkers", "load_ray"]
 
 _AHEAD = 2
 """Runs that are submitted before there is room for them, so that no node waits for the driver."""
@@ -181,11 +181,20 @@ class RayWorkers:
         self._ray.shutdown()
 
 
-def _connect(cluster: Cluster) -> Any:
+def load_ray() -> Any:
+    """Ray, which is imported where it is asked for.
+
+    Raises:
+        ClusterError: it isn't installed.
+    """
     try:
-        ray: Any = importlib.import_module("ray")
+        return importlib.import_module("ray")
     except ImportError as error:
         raise ClusterError("--executor ray needs Ray: pip install 'bibench[ray]'") from error
+
+
+def _connect(cluster: Cluster) -> Any:
+    ray = load_ray()
     if cluster.address not in (None, "auto"):
         _check_address(cluster.address)
     before = signal.getsignal(signal.SIGTERM)

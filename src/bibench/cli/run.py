@@ -20,7 +20,7 @@ from bibench.bench.device_grid import DeviceGrid, check_suite, measure_on_device
 from bibench.bench.executor import Stop
 from bibench.bench.plan import Budget, PlanError, parse_only
 from bibench.bench.pool import Limits
-from bibench.bench.ray_executor import Cluster
+from bibench.bench.ray_executor import Cluster, load_ray
 from bibench.bench.store import Store
 from bibench.bench.suite import AlgorithmEntry, BinarizedMethod, Suite, TaskEntry, load_suite, seeds_up_to
 from bibench.bench.worker import Outcome, Settings
@@ -234,6 +234,7 @@ def _cluster(
             if given is not None:
                 raise PlanError(f"{option} {given}: only with --executor ray")
         return None
+    load_ray()  # before anything is planned into the store
     if gpus is None:
         gpus = float(devices if settings.device == "cuda" else 0)
     if (settings.device == "cpu") != (gpus == 0) or (gpus % 1 and gpus > 1):
