@@ -52,6 +52,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["BIBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+def pytest_collectstart() -> None:
+    """Models that are made while a module is collected, as parameters of its tests, are the same every time."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

@@ -134,14 +134,20 @@ def test_bits_behind_any_convolution(algorithm, data):
     same_bits(randomised(model), x)
 
 
+def copying():
+    """A float convolution whose results are its inputs, without rounding."""
+    stem = nn.Conv2d(128, 128, 1, bias=False)
+    with torch.no_grad():
+        stem.weight.copy_(torch.eye(128)[:, :, None, None])
+    return stem
+
+
 class Block(nn.Module):
     """A convolution whose float result, with its input added, is both added later and made to signs."""
 
     def __init__(self, norm, act):
         super().__init__()
-        self.stem = nn.Conv2d(128, 128, 1, bias=False)
-        with torch.no_grad():
-            self.stem.weight.copy_(torch.eye(128)[:, :, None, None])
+        self.stem = copying()
         self.first = BinaryConv2d(128, 128, 3, padding=1, padding_value=-1, algorithm="bnn", bias=False)
         self.norm, self.act = norm, act
         self.second = BinaryConv2d(128, 128, 3, padding=1, padding_value=-1, algorithm="bnn", bias=False)
@@ -164,9 +170,7 @@ def dead():
     [
         Block(nn.Identity(), nn.Identity()),
         randomised(Block(nn.BatchNorm2d(128), nn.ReLU())),
-        nn.Sequential(
-            nn.Conv2d(128, 128, 1, bias=False), dead(), BinaryConv2d(128, 8, 4, algorithm="bnn"), nn.Flatten()
-        ),
+        nn.Sequential(copying(), dead(), BinaryConv2d(128, 8, 4, algorithm="bnn"), nn.Flatten()),
     ],
     ids=["sums", "relu", "dead channels"],
 )
