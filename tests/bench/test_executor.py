@@ -15,6 +15,7 @@ from bibench.bench.claims import Holder
 from bibench.bench.executor import Stop, run_plan
 from bibench.bench.plan import make_plan
 from bibench.bench.pool import Limits
+from bibench.bench.progress import Observer
 from bibench.bench.ray_executor import Cluster
 from bibench.bench.store import Store
 from bibench.bench.suite import load_suite
@@ -135,6 +136,34 @@ def test_an_ordinary_error_leaves_the_rest_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(executor, "execute", made_up({"bnn": bad}, made))
     outcomes = run_plan(runs, Settings(out=tmp_path / "store"), jobs=1, listener=Log())
     assert made == ["fp32", "bnn", "recu"]
+    assert [outcome.status for outcome in outcomes] == ["ok", "error", "ok"]
+
+
+@pytest.mark.parametrize("traceback", ["", "Traceback\n  in train\nValueError: bad\n"])
+def test_what_went_wrong_is_kept_until_the_run_succeeds(tmp_path, monkeypatch, traceback):
+    runs, out = plan_of(tmp_path), tmp_path / "store"
+    store = Store(out)
+    store.begin({"name": "small"}, runs, {})
+    log = store.folder(runs[1].id) / "error.log"
+    bad = Outcome(run=runs[1], status="error", message="ValueError: bad", seconds=1.0, traceback=traceback)
+    with monkeypatch.context() as patch:
+        patch.setattr(executor, "execute", made_up({"bnn": bad}, []))
+        outcomes = run_plan(runs, Settings(out=out), jobs=1, listener=Log())
+    assert outcomes[1].message == "ValueError: bad" + (f" (traceback in {log})" if traceback else "")
+    assert log.read_text() == (traceback or "ValueError: bad\n")
+    (shown,) = Observer(store).look().errors
+    assert (shown.run, shown.message) == (runs[1].id, "ValueError: bad")
+    assert [outcome.status for outcome in run_plan(runs, Settings(out=out), jobs=1, listener=Log())] == ["ok"] * 3
+    assert not log.exists()
+
+
+def test_a_reason_that_cannot_be_kept_is_told_all_the_same(tmp_path, monkeypatch):
+    runs, out = plan_of(tmp_path), tmp_path / "store"
+    (out / "runs" / runs[1].id / "error.log").mkdir(parents=True)
+    bad = Outcome(run=runs[1], status="error", message="bad", seconds=1.0)
+    monkeypatch.setattr(executor, "execute", made_up({"bnn": bad}, []))
+    outcomes = run_plan(runs, Settings(out=out), jobs=1, listener=Log())
+    assert outcomes[1].message.startswith("bad (error.log could not be written: ")
     assert [outcome.status for outcome in outcomes] == ["ok", "error", "ok"]
 
 

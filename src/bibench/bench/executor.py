@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ from bibench.bench.claims import Watch
 from bibench.bench.pool import Limits, Pool, Throttle
 from bibench.bench.queue import Queue
 from bibench.bench.ray_executor import Cluster, RayWorkers
-from bibench.bench.store import Store
+from bibench.bench.store import Store, StoreError
 from bibench.bench.worker import Outcome, Settings, execute
+from bibench.files import write_text
 from bibench.records import RunConfig
 
 __all__ = ["Listener", "Stop", "Workers", "run_plan"]
@@ -235,6 +237,8 @@ class _Driver:
             self._elsewhere[name] = outcome.run
             self.listener.elsewhere(outcome.run)
             return
+        if outcome.status == "error" and not outcome.fatal:
+            outcome = self._logged(outcome)
         self.outcomes.append(outcome)
         self.listener.finished(outcome)
         self._fatal = self._fatal or outcome.fatal
@@ -243,6 +247,18 @@ class _Driver:
         else:
             for run in self._queue.lose(name):
                 self._orphan(run)
+
+    def _logged(self, outcome: Outcome) -> Outcome:
+        """Keep what went wrong beside the run, for those who look at the store, and name the file of a traceback."""
+        path = self.store.folder(outcome.run.id) / "error.log"
+        try:
+            write_text(path, outcome.traceback or f"{outcome.message}\n")
+            self.store.publish(path)
+        except (OSError, StoreError) as error:
+            return dataclasses.replace(outcome, message=f"{outcome.message} (error.log could not be written: {error})")
+        if not outcome.traceback:
+            return outcome
+        return dataclasses.replace(outcome, message=f"{outcome.message} (traceback in {path})")
 
     def _orphan(self, run: RunConfig) -> None:
         """End a run whose full-precision weights will not come."""

@@ -43,7 +43,7 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True)
 class Error:
-    """A run that ended in an error, and will be tried again: the last line of its traceback."""
+    """A run that ended in an error, and will be tried again: its message, or the last line of its traceback."""
 
     run: str
     message: str

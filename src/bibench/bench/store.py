@@ -13,7 +13,7 @@ OUT/runs/ID/predictions.safetensors  score of every test sample
 OUT/runs/ID/pictures/              what the network does with a few test samples, of tasks that can be seen
 OUT/runs/ID/checkpoint*            while the run isn't finished
 OUT/runs/ID/claim-000001.json      while a process works on it, see `bibench.bench.claims`
-OUT/runs/ID/error.log              traceback of an unexpected error, until the run is finished
+OUT/runs/ID/error.log              what went wrong in the last attempt, until the run is finished
 OUT/runs/ID/attempt-2/             all of these but record and claims, if a process took the run over from a slow one
 OUT/claim-000001.json              while a process writes the plan
 OUT/discarded/ID-000001.json       who finished a run that another process had finished before

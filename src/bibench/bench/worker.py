@@ -24,7 +24,6 @@ from bibench import registry
 from bibench.bench.claims import LEASE, Claim, ClaimLost
 from bibench.bench.pictures import write_pictures
 from bibench.bench.store import Store, StoreError, StoreUnreachable, write_rows
-from bibench.files import write_text
 from bibench.models.base import Architecture
 from bibench.nn import BinarizeError, set_progress
 from bibench.records import Absence, Environment, Figure, Record, RecordError, RunConfig
@@ -93,6 +92,7 @@ class Outcome:
             may not happen again, nothing is recorded, and the run is tried again next time; ``busy``: another process
             works on it.
         message: the score, the reason, or the error.
+        traceback: of an error whose message isn't written for users; else empty.
         seconds: wall time in this attempt.
         fatal: an error that every other run would meet too, such as a full disk.
     """
@@ -101,6 +101,7 @@ class Outcome:
     status: Literal["ok", "failed", "error", "busy"]
     message: str
     seconds: float
+    traceback: str = ""
     fatal: bool = False
 
 
@@ -133,8 +134,8 @@ def execute(
     """
     start = time.perf_counter()
 
-    def ended(status: Literal["ok", "failed", "error", "busy"], message: str, *, fatal: bool = False) -> Outcome:
-        return Outcome(run=config, status=status, message=message, seconds=time.perf_counter() - start, fatal=fatal)
+    def ended(status: Literal["ok", "failed", "error", "busy"], message: str, **more: Any) -> Outcome:
+        return Outcome(run=config, status=status, message=message, seconds=time.perf_counter() - start, **more)
 
     torch.set_num_threads(settings.threads)
     try:
@@ -146,9 +147,11 @@ def execute(
         return ended("error", f"{error.strerror or error}: {error.filename or settings.out}{advice}", fatal=fatal)
     except ClaimLost as error:
         return ended("busy", str(error))
+    except _EXPLAINED as error:
+        return ended("error", str(error), fatal=isinstance(error, StoreUnreachable))
     except Exception as error:
-        message = str(error) if isinstance(error, _EXPLAINED) else _unexpected(config, store, error)
-        return ended("error", message, fatal=isinstance(error, StoreUnreachable))
+        first = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        return ended("error", first, traceback="".join(traceback.format_exception(error)))
     if record is None:
         return ended("busy", "another process works on it")
     figure = record.figure(config.metric)
@@ -183,18 +186,6 @@ def _claimed(
         except ClaimLost:
             store.leave(config.id, claim)
             raise
-
-
-def _unexpected(config: RunConfig, store: Store, error: Exception) -> str:
-    """Keep the traceback of an error that has no message for users, and name the file."""
-    path = store.folder(config.id) / "error.log"
-    first = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-    try:
-        write_text(path, "".join(traceback.format_exception(error)))
-        store.publish(path)
-    except (OSError, StoreError) as second:
-        return f"{first} (its traceback could not be written: {second})"
-    return f"{first} (traceback in {path})"
 
 
 def _run(
