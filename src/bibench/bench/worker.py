@@ -41,7 +41,7 @@ from bibench.training import (
 from bibench.training.checkpoint import CheckpointError, State, file_sha256, save_optimizer
 from bibench.training.loggers import Loggers
 from bibench.training.loop import steps_an_epoch
-from bibench.training.machine import processor
+from bibench.training.machine import keep_freed_memory, processor
 
 __all__ = ["Outcome", "Settings", "execute", "finished_model", "load_data"]
 
@@ -138,6 +138,7 @@ def execute(
         return Outcome(run=config, status=status, message=message, seconds=time.perf_counter() - start, **more)
 
     torch.set_num_threads(settings.threads)
+    keep_freed_memory()
     try:
         store = Store(settings.out)
         record = _claimed(config, settings, store, on_progress, takeover, stop)

@@ -26,6 +26,7 @@ from bibench.tasks.base import Batch, Data, Evaluation, Task
 from bibench.training.checkpoint import CheckpointError, State, load_optimizer, load_state, save_state, start_again
 from bibench.training.distillation import distilled_loss
 from bibench.training.loggers import Loggers
+from bibench.training.machine import keep_freed_memory
 from bibench.training.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -224,6 +225,7 @@ class _Job:
 def _train_part(fabric: Fabric, *, job: _Job, threads: int) -> str | None:
     """One process of several; returns why the run diverged, if it did."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     # The copy that arrives shares its memory with those of the other processes.
     job = replace(job, model=copy.deepcopy(job.model))
     diverged: str | None = None
