@@ -31,17 +31,29 @@ def ended(run, status="ok", message="91.00 percent"):
     return Outcome(run=run, status=status, message=message, seconds=3.2)
 
 
-def test_time_left_is_time_so_far_over_what_was_done(clock):
+def test_time_left_is_what_the_rest_takes_at_the_pace_so_far(clock):
     with Display(RUNS, plain()) as shown:
-        assert shown.left() is None
+        assert shown.left() == (None, 4)
         shown.started(RUNS[0])
         shown.progressed(RUNS[0].id, 0.0)
         clock[0] += 10
         shown.progressed(RUNS[0].id, 0.5)
-        assert shown.left() == pytest.approx(70)  # 1/8 in 10 s, 7/8 left
+        assert shown.left() == (pytest.approx(70), 0)  # half a run in 10 s, three and a half are left
         shown.finished(ended(RUNS[0]))
+        assert shown.left() == (pytest.approx(30), 0)  # faster than was expected
+        clock[0] += 10  # in which nothing ran, so that half a run at a time was done
+        assert shown.left() == (pytest.approx(60), 0)
+
+
+def test_runs_at_a_time(clock):
+    with Display(RUNS, plain()) as shown:
+        for run in RUNS[:2]:
+            shown.started(run)
+            shown.progressed(run.id, 0.0)
         clock[0] += 10
-        assert shown.left() == pytest.approx(60)
+        for run in RUNS[:2]:
+            shown.progressed(run.id, 0.5)
+        assert shown.left() == (pytest.approx(30), 0)  # three runs of 20 s each, two at a time
 
 
 def test_what_was_done_before_an_interruption_is_not_counted_as_speed(clock):
@@ -50,7 +62,23 @@ def test_what_was_done_before_an_interruption_is_not_counted_as_speed(clock):
         shown.progressed(RUNS[0].id, 0.8)
         clock[0] += 10
         shown.progressed(RUNS[0].id, 1.0)
-        assert shown.left() == pytest.approx(150)  # 1/5 of a run in 10 s, 3 runs left
+        assert shown.left() == (pytest.approx(150), 0)  # 1/5 of a run in 10 s, 3 runs left
+        shown.finished(ended(RUNS[0]))
+        assert shown.left() == (pytest.approx(150), 0)
+
+
+def test_networks_have_their_own_pace_and_those_that_have_not_run_are_counted_apart(clock):
+    large = [config(name, architecture="digits_mlp") for name in ("fp32", "bnn")]
+    console = plain()
+    with Display([*RUNS[:2], *large], console) as shown:
+        for run, seconds in ((RUNS[0], 10), (large[0], 300)):
+            shown.started(run)
+            clock[0] += seconds
+            shown.finished(ended(run))
+        assert shown.left() == (pytest.approx(310), 0)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].endswith("(about 10 s left, and 2 runs of other networks)")
+    assert lines[1].endswith("(about 5 min 10 s left)")
 
 
 @pytest.mark.parametrize(
@@ -66,22 +94,30 @@ def test_runs_count_by_the_samples_that_they_see_in_whatever_their_budgets_are(
     if not known:
         monkeypatch.setattr(queue, "samples_of", lambda run: None if run is epochs else 2874)
     with Display([epochs, steps], plain()) as shown:
+        shown.started(epochs)
         clock[0] += 10
         shown.finished(ended(epochs))
-        assert shown.left() == first
+        assert shown.left()[0] == first
+        shown.started(steps)
         clock[0] += 10
         shown.progressed(steps.id, 0.0)
         shown.progressed(steps.id, 0.5)
-        assert shown.left() == second
+        assert shown.left()[0] == second
 
 
 def test_progress_never_goes_back(clock):
     with Display(RUNS, plain()) as shown:
+        shown.started(RUNS[0])
         clock[0] += 10
+        shown.progressed(RUNS[0].id, 0.0)
+        shown.progressed(RUNS[0].id, 0.9)
+        shown.progressed(RUNS[0].id, 0.4)
+        before = shown.left()
         shown.finished(ended(RUNS[0]))
         shown.progressed(RUNS[0].id, 0.4)  # came late, from another process
         shown.progressed("of another plan", 0.4)
-        assert shown.left() == pytest.approx(30)
+        assert before == (pytest.approx(10 * 3.1 / 0.9), 0)
+        assert shown.left() == (pytest.approx(30), 0)
 
 
 def test_without_a_terminal_one_plain_line_a_run(clock):
