@@ -172,6 +172,18 @@ def test_records_and_figures_are_found_by_name() -> None:
     assert made.figure("f1") is None
 
 
+def test_what_is_made_of_results_is_made_once() -> None:
+    made: list[Results] = []
+
+    def count(results: Results) -> int:
+        made.append(results)
+        return len(results.records)
+
+    results, other = Results(plan=[], records=[record()]), Results(plan=[], records=[])
+    assert [results.once(count), results.once(count), other.once(count)] == [1, 1, 0]
+    assert made == [results, other]
+
+
 def test_a_copy_of_a_run_has_the_identity_of_its_own_fields() -> None:
     run = run_config()
     assert run.model_copy(update={"seed": run.seed + 1}).id == run_config(seed=run.seed + 1).id != run.id

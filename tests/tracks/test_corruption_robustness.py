@@ -212,6 +212,20 @@ def test_types_under_which_the_reference_has_no_errors_are_left_out_and_counted(
     assert [found[name].note for name in ("mce", "relative_mce")] == [f"1 of 2 corruption types {why}"] * 2
 
 
+def test_types_that_a_seed_does_not_have_are_not_counted() -> None:
+    cells = {("fog", 1): 100.0, ("snow", 1): 80.0}
+    scores = {
+        ("img", architecture, algorithm, seed): (90.0, cells)
+        for architecture in ("a", "b")
+        for algorithm in ("fp32", "bnn")
+        for seed in (0, 1)
+    }
+    results = with_records(made(scores), {run_config("img", "b", "bnn", 1).id: None})
+    found = by_metric(corruption_robustness.score(results))
+    assert found["mce"].status == "incomplete"
+    assert found["mce"].note.startswith("3 of 6 corruption types left out")  # the fog of three runs
+
+
 def test_a_reference_without_errors_has_no_corruption_error() -> None:
     scores = {
         ("img", "a", "fp32", 0): (100.0, {("fog", 1): 100.0}),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,10 +28,10 @@ from bibench.tracks.lookup import (
     check_comparable,
     entered_as_0,
     make_score,
-    measured,
     not_measured,
     overall,
     ratio,
+    ratios,
     rows_in,
     status_of,
 )
@@ -189,10 +190,23 @@ def test_why_a_figure_is_not_there() -> None:
     done = ok_record(run, 1.0, measured=("track",), absences=(absent,))
     assert not_measured(done, "cost", "track") == Lack(f"{run.id}: no kernel", "not_deployable")
     assert not_measured(done, "size", "track") == Lack(f"{run.id}: its record has no figure 'size'", "failed")
-    cost = figure("cost", 1.0, "s")
-    assert measured(ok_record(run, 0.0, figures=(cost,)), "cost", "track") == cost
-    conditional = figure("cost", 1.0, "s", {"device": "pi"})
-    assert measured(ok_record(run, 0.0, figures=(conditional,)), "cost", "track") == Lack(run.id)
+
+
+def test_the_value_of_a_figure_that_a_track_measures() -> None:
+    run = run_config("t", "a", "bnn")
+    lookup = Lookup(Results(plan=[run], records=[]))
+    made = ok_record(run, 0.0, figures=(figure("cost", 1.0, "s"), figure("cost", 2.0, "s", {"device": "pi"})))
+    assert lookup.value(made, "cost", "track") == 1.0
+    assert lookup.value(made, "cost", "track", device="pi") == 2.0
+    assert lookup.value(made, "cost", "track", device="mac") == Lack(run.id)
+    assert lookup.value(made, "size", "track") == Lack(run.id)
+
+
+@given(st.lists(st.tuples(*[st.floats(-1e200, 1e200)] * 2)))
+def test_ratios_are_those_of_each_pair(pairs: list[tuple[float, float]]) -> None:
+    values, references = np.array(pairs).reshape(-1, 2).T
+    found = [None if np.isnan(one) else one for one in ratios(values, references)]
+    assert found == [ratio(*pair) for pair in pairs]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
 """Typed result records: what ran, what came out, how long it took. Plain JSON with a schema version."""
 
+from bibench.records.figures import Figure, Figures, Kinds
 from bibench.records.pictures import StoredPair, StoredPicture, StoredPictures
 from bibench.records.record import (
     SCHEMA_VERSION,
     Absence,
     Environment,
-    Figure,
     Record,
     RecordError,
     RunConfig,
@@ -19,6 +19,8 @@ __all__ = [
     "Absence",
     "Environment",
     "Figure",
+    "Figures",
+    "Kinds",
     "Record",
     "RecordError",
     "Results",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,9 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+_T = TypeVar("_T")
+
+
 def _no_predictions(run_id: str) -> npt.NDArray[np.float32] | None:
     return None
 
@@ -52,6 +56,19 @@ class Results:
     plan: Sequence[RunConfig]
     records: Sequence[Record]
     predictions: Callable[[str], npt.NDArray[np.float32] | None] = field(default=_no_predictions)
+
+    _made: dict[Callable[[Results], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, make: Callable[[Results], _T]) -> _T:
+        """What a function makes of these results: made for the first who asks, and kept for the others.
+
+        >>> results = Results(plan=[], records=[])
+        >>> results.once(lambda own: len(own.plan))
+        0
+        """
+        if make not in self._made:
+            self._made[make] = make(self)
+        return cast(_T, self._made[make])
 
     def record(self, run_id: str) -> Record | None:
         """The record of a planned run, or None while there is none."""

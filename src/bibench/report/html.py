@@ -40,7 +40,7 @@ from bibench.report.training import SpeedTable, Training, speed_table, trainings
 from bibench.report.training_plots import curves_plot, splits_plot
 from bibench.tracks.base import Track
 from bibench.tracks.comparisons import ALL_PAIRS, Comparison, ties
-from bibench.tracks.lookup import FULL_PRECISION, Row, algorithms_in, rows_in
+from bibench.tracks.lookup import FULL_PRECISION, Lookup, Row
 from bibench.tracks.places import places, published_places
 from bibench.tracks.training_consumption import settings_in
 
@@ -140,7 +140,7 @@ def _page(
         failures=failures,
         listed=_LISTED,
         all_pairs=ALL_PAIRS,
-        capped=len(algorithms_in(results.main)) > ALL_PAIRS,
+        capped=len(results.once(Lookup).algorithms) > ALL_PAIRS,
         missing=missing(scores, results),
         not_deployable=not_deployable(results),
         full_precision=FULL_PRECISION,
@@ -172,8 +172,8 @@ class _Pictured:
 
     @classmethod
     def of(cls, results: Results) -> _Pictured:
-        networks = list(rows_in(results.plan))
-        if len(networks) * len(algorithms_in(results.main)) <= _ALL_PICTURED:
+        networks = list(results.once(Lookup).rows)
+        if len(networks) * len(results.once(Lookup).algorithms) <= _ALL_PICTURED:
             return cls(networks)
         return cls(networks[:_FEW_NETWORKS], _FEW_ALGORITHMS)
 
@@ -190,7 +190,7 @@ class _Pictured:
     def facts(self, results: Results) -> Iterator[tuple[str, str]]:
         """What is left out, if anything."""
         if self.algorithms is not None:
-            networks, algorithms = len(rows_in(results.plan)), len(algorithms_in(results.main))
+            networks, algorithms = len(results.once(Lookup).rows), len(results.once(Lookup).algorithms)
             shown = f"{len(self.networks)} of {counted(networks, 'network')}"
             yield (
                 "Not drawn here",
@@ -229,7 +229,7 @@ def _details(track: str, results: Results, pictured: _Pictured) -> dict[str, Any
     if track == "theoretical_complexity":
         return {"complexities": complexity_tables(results)}
     if track == "hardware_inference":
-        own = places(results)
+        own = results.once(places)
         plot = computing_power_plot(own, published_places()) if own else None
         return {
             "deployments": deployment_tables(results),

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from bibench.records import Results
 from bibench.report.summary import FigureTable, short_time
-from bibench.tracks.lookup import algorithms_in, rows_in
+from bibench.tracks.lookup import Lookup
 from bibench.tracks.places import Place
 
 __all__ = ["place_tables"]
@@ -24,14 +24,14 @@ def place_tables(results: Results, found: Sequence[Place]) -> list[FigureTable]:
     []
     """
     tables = []
-    for task, architecture in rows_in(results.plan):
+    for task, architecture in results.once(Lookup).rows:
         own = [place for place in found if (place.task, place.architecture) == (task, architecture)]
         lines: dict[str, dict[str, Place]] = {}
         for place in own:
             lines.setdefault(_where(place), {})[place.algorithm] = place
         if len(lines) < 2:
             continue
-        algorithms = [name for name in algorithms_in(results.main) if any(name in line for line in lines.values())]
+        algorithms = [name for name in results.once(Lookup).algorithms if any(name in line for line in lines.values())]
         rows = {
             where: (
                 short_time(fmean(place.full_precision for place in line.values()) / 1000),

@@ -8,10 +8,10 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from bibench.records import Figure, Record, Results, RunConfig, Score, Status
+from bibench.records import Record, Results, RunConfig, Score, Status
 from bibench.tracks.comparisons import Comparison, ties
 from bibench.tracks.corruption_robustness import CorruptionType, corruption_types, rows_with_images
-from bibench.tracks.lookup import FULL_PRECISION, Row, algorithms_in, rows_in
+from bibench.tracks.lookup import FULL_PRECISION, Lookup, Row, algorithms_in
 from bibench.tracks.statistics import Interval, mean_interval
 from bibench.tracks.training_consumption import settings_in
 
@@ -111,7 +111,7 @@ def task_tables(results: Results, found: Sequence[Comparison]) -> list[TaskTable
         found: comparisons of the same results, for marking the best.
     """
     best = ties(found)
-    rows = rows_in(results.plan)
+    rows = results.once(Lookup).rows
     return [_task_table(results, task, rows, best) for task in dict.fromkeys(task for task, _ in rows)]
 
 
@@ -142,11 +142,13 @@ def _cell(results: Results, runs: Iterable[RunConfig], units: list[str]) -> Cell
     values, failed = {}, 0
     for run in own.values():
         record = results.record(run.id)
-        figure = record.figure(run.metric) if record is not None and record.status == "ok" else None
-        if figure is not None:
-            values[run.seed] = figure.value
-            units.append(figure.unit)
-        failed += record is not None and record.status == "failed"
+        if record is None or record.status == "failed":
+            failed += record is not None
+            continue
+        place = record.figures.kinds.plain.get(run.metric)
+        if place is not None:
+            values[run.seed] = record.figures.values[place]
+            units.append(record.figures.kinds.figures[place].unit)
     return Cell(values=values, failed=failed, planned=len(own))
 
 
@@ -548,14 +550,14 @@ class Corruptions:
 def corruption_tables(results: Results) -> list[Corruptions]:
     """The scores on corrupted test sets, for each network that has some."""
     found = []
-    algorithms = (FULL_PRECISION, *algorithms_in(results.main))
+    algorithms = (FULL_PRECISION, *results.once(Lookup).algorithms)
     types = corruption_types(results)
-    with_images = rows_with_images(results)
-    for task, architecture in rows_in(results.plan):
+    with_images = results.once(rows_with_images)
+    for task, architecture in results.once(Lookup).rows:
         if not with_images.get((task, architecture)):
             continue
         every = _records(results, task, architecture, algorithms)
-        corrupted = {name: [record for record in own if _corrupted(record)] for name, own in every.items()}
+        corrupted = {name: [record for record in own if _corrupted_places(record)] for name, own in every.items()}
         records = {name: own for name, own in corrupted.items() if own}
         if records:
             own_types = {name: list(types.get((task, architecture, name), {}).values()) for name in records}
@@ -563,8 +565,8 @@ def corruption_tables(results: Results) -> list[Corruptions]:
     return found
 
 
-def _corrupted(record: Record) -> dict[tuple[str, ...], Figure]:
-    return record.figures_under(record.run.metric, "corruption", "severity")
+def _corrupted_places(record: Record) -> Mapping[tuple[str, ...], int]:
+    return record.figures.kinds.under(record.run.metric, ("corruption", "severity"))
 
 
 _Types = Sequence[Mapping[str, CorruptionType]]
@@ -574,46 +576,51 @@ _Types = Sequence[Mapping[str, CorruptionType]]
 def _corruption_table(
     task: str, architecture: str, records: Mapping[str, Sequence[Record]], types: Mapping[str, _Types]
 ) -> Corruptions:
-    figures = {name: [_corrupted(record) for record in own] for name, own in records.items()}
-    every = [item for own in figures.values() for one in own for item in one.items()]
-    corruptions = tuple(dict.fromkeys(key[0] for key, _ in every))
-    severities = tuple(sorted({int(key[1]) for key, _ in every}))
+    # Runs that were measured alike share what their figures are, so this looks at few.
+    alike = {record.figures.kinds: record for own in records.values() for record in own}
+    figures = [kinds.figures[at] for kinds, record in alike.items() for at in _corrupted_places(record).values()]
+    keys = list(dict.fromkeys(key for record in alike.values() for key in _corrupted_places(record)))
+    corruptions = tuple(dict.fromkeys(corruption for corruption, _ in keys))
+    severities = tuple(sorted({int(severity) for _, severity in keys}))
+    at_severity = {severity: [key for key in keys if int(key[1]) == severity] for severity in severities}
+    accuracies: dict[tuple[str | int, ...], float] = {}
     by_corruption: dict[tuple[str, str], float] = {}
     by_severity: dict[str, dict[int, list[float]]] = {}
-    for name, own in figures.items():
-        by_type: dict[str, list[float]] = {corruption: [] for corruption in ("", *corruptions)}
-        for one in own:
-            for (corruption, _), corrupted in one.items():
-                by_type[""].append(corrupted.value)
-                by_type[corruption].append(corrupted.value)
-        by_corruption |= {(name, corruption): _mean(values) for corruption, values in by_type.items() if values}
-        clean = [figure.value for record in records[name] if (figure := record.figure(record.run.metric)) is not None]
+    for name, own in records.items():
+        scores = [record.numbers_under(record.run.metric, "corruption", "severity") for record in own]
+        values: dict[tuple[str, ...], list[float]] = {}
+        for one in scores:
+            for key, value in one.items():
+                values.setdefault(key, []).append(value)
+        accuracies |= {
+            (name, corruption, severity): _mean(values[corruption, str(severity)])
+            for corruption in corruptions
+            for severity in severities
+            if (corruption, str(severity)) in values
+        }
+        for corruption in ("", *corruptions):
+            together = [value for key, some in values.items() if corruption in ("", key[0]) for value in some]
+            if together:
+                by_corruption[name, corruption] = _mean(together)
+        clean = [number for record in own if (number := record.number(record.run.metric)) is not None]
         by_severity[name] = {0: clean} if clean else {}
-        for severity in severities:
-            seeds = [[f.value for key, f in one.items() if int(key[1]) == severity] for one in own]
+        for severity, some_keys in at_severity.items():
+            seeds = [[one[key] for key in some_keys if key in one] for one in scores]
             if any(seeds):
-                by_severity[name][severity] = [_mean(values) for values in seeds if values]
+                by_severity[name][severity] = [_mean(some) for some in seeds if some]
     return Corruptions(
         task=task,
         architecture=architecture,
-        metric=every[0][1].name,
-        unit=every[0][1].unit,
+        metric=figures[0].name,
+        unit=figures[0].unit,
         seeds=_seeds_words(records.values()),
-        origins=tuple(dict.fromkeys(figure.mode or "of unknown origin" for _, figure in every)),
+        origins=tuple(dict.fromkeys(figure.mode or "of unknown origin" for figure in figures)),
         severities=severities,
         algorithms=tuple(records),
         corruptions=corruptions,
         by_corruption=by_corruption,
         by_severity=by_severity,
-        accuracies=HeatMap(
-            {
-                (name, corruption, severity): _mean(values)
-                for name, own in figures.items()
-                for corruption in corruptions
-                for severity in severities
-                if (values := [one[key].value for one in own if (key := (corruption, str(severity))) in one])
-            }
-        ),
+        accuracies=HeatMap(accuracies),
         gaps=HeatMap(_by_type(types, corruptions, lambda one: one.gap)),
         errors=HeatMap(
             _by_type(
@@ -629,14 +636,13 @@ def _by_type(
     """A number of each algorithm and corruption type, mean over seeds; ``""`` is the mean over types of each seed."""
     found: dict[tuple[str | int, ...], float] = {}
     for name, seeds in types.items():
-        for corruption in ("", *corruptions):
-            own = [
-                [value for key, one in seed.items() if corruption in ("", key) and (value := number(one)) is not None]
-                for seed in seeds
-            ]
-            means = [_mean(values) for values in own if values]
-            if means:
-                found[name, corruption] = _mean(means)
+        numbers = [
+            {corruption: value for corruption, one in seed.items() if (value := number(one)) is not None}
+            for seed in seeds
+        ]
+        means = {"": [_mean(list(own.values())) for own in numbers if own]}
+        means |= {corruption: [own[corruption] for own in numbers if corruption in own] for corruption in corruptions}
+        found |= {(name, corruption): _mean(own) for corruption, own in means.items() if own}
     return found
 
 
@@ -708,17 +714,18 @@ def deployment_tables(results: Results) -> list[FigureTable]:
 _PLACE = ("device", "threads", "library")
 
 
-def _at(record: Record, name: str) -> list[Figure]:
-    """A latency of a record at all the places where it was taken, in their order."""
-    return [figure for _, figure in sorted(record.figures_under(name, *_PLACE).items())]
+def _taken(records: Sequence[Record], name: str) -> list[float]:
+    """A latency of some records at all the places where it was taken."""
+    found: list[float] = []
+    for record in records:
+        figures = record.figures
+        found += [figures.values[place] for place in figures.kinds.under(name, _PLACE).values()]
+    return found
 
 
 def _latency(name: str) -> _Column:
     def column(records: Sequence[Record]) -> str | None:
-        values, lows, highs = (
-            [figure.value for record in records for figure in _at(record, name + end)]
-            for end in ("", "_lower_quartile", "_upper_quartile")
-        )
+        values, lows, highs = (_taken(records, name + end) for end in ("", "_lower_quartile", "_upper_quartile"))
         text = _milliseconds(_mean(values)) if values else None
         if not lows or not highs:
             return text
@@ -734,41 +741,50 @@ def _milliseconds(value: float) -> str:
 
 
 def _fastest(records: Sequence[Record]) -> str | None:
-    figures = [figure for record in records for figure in _at(record, "fastest_full_precision_latency")]
-    if not figures:
+    name = "fastest_full_precision_latency"
+    values = _taken(records, name)
+    if not values:
         return None
-    names = dict.fromkeys(figure.mode for figure in figures if figure.mode)
-    return ", ".join((_milliseconds(_mean([figure.value for figure in figures])), *names))
+    names: dict[str | None, None] = {}
+    for kinds in dict.fromkeys(record.figures.kinds for record in records):
+        names |= dict.fromkeys(kinds.figures[place].mode for _, place in sorted(kinds.under(name, _PLACE).items()))
+    return ", ".join((_milliseconds(_mean(values)), *(text for text in names if text)))
 
 
 def _quotient(name: str) -> _Column:
     def column(records: Sequence[Record]) -> str | None:
-        values: list[float] = []
+        quotients: list[float] = []
         for record in records:
-            full = record.figures_under(name, *_PLACE)
+            kinds, values = record.figures.kinds, record.figures.values
+            full = kinds.under(name, _PLACE)
             if full:  # where no other runtime was timed, full precision in the own one is the fastest
-                full = record.figures_under("full_precision_latency", *_PLACE) | full
-            own = record.figures_under("latency", *_PLACE)
-            values += [full[at].value / figure.value for at, figure in own.items() if at in full and figure.value > 0]
-        return f"{_mean(values):.2f}x" if values else None
+                full = kinds.under("full_precision_latency", _PLACE) | full
+            own = kinds.under("latency", _PLACE)
+            quotients += [
+                values[full[at]] / values[place] for at, place in own.items() if at in full and values[place] > 0
+            ]
+        return f"{_mean(quotients):.2f}x" if quotients else None
 
     return column
 
 
-def _shipped(records: Sequence[Record]) -> list[tuple[Figure, Figure]]:
+def _shipped(records: Sequence[Record]) -> list[tuple[float, float]]:
     """The scores of shipped files, and those of the networks in PyTorch."""
-    pairs = ((record.figure(f"packed_{record.run.metric}"), record.figure(record.run.metric)) for record in records)
+    pairs = ((record.number(f"packed_{record.run.metric}"), record.number(record.run.metric)) for record in records)
     return [(own, trained) for own, trained in pairs if own is not None and trained is not None]
 
 
 def _shipped_score(records: Sequence[Record]) -> str | None:
     found = _shipped(records)
-    return f"{_mean([own.value for own, _ in found]):.2f} {found[0][0].unit}" if found else None
+    if not found:
+        return None
+    figures = (record.figure(f"packed_{record.run.metric}") for record in records)
+    return f"{_mean([own for own, _ in found]):.2f} {next(figure.unit for figure in figures if figure is not None)}"
 
 
 def _shipped_difference(records: Sequence[Record]) -> str | None:
     found = _shipped(records)
-    return f"{_mean([own.value - trained.value for own, trained in found]):+.2f}" if found else None
+    return f"{_mean([own - trained for own, trained in found]):+.2f}" if found else None
 
 
 _Column = Callable[[Sequence[Record]], str | None]
@@ -777,7 +793,7 @@ _Column = Callable[[Sequence[Record]], str | None]
 
 def _meaned(name: str, words: Callable[[float], str]) -> _Column:
     def column(records: Sequence[Record]) -> str | None:
-        values = [figure.value for record in records if (figure := record.figure(name)) is not None]
+        values = [value for record in records if (value := record.number(name)) is not None]
         return words(_mean(values)) if values else None
 
     return column
@@ -785,15 +801,15 @@ def _meaned(name: str, words: Callable[[float], str]) -> _Column:
 
 def _time_cost(records: Sequence[Record]) -> str | None:
     text = _meaned("time_cost", "{:.1f} %".format)(records)
-    lows = [figure.value for record in records if (figure := record.figure("time_cost_lowest")) is not None]
-    highs = [figure.value for record in records if (figure := record.figure("time_cost_highest")) is not None]
+    lows = [value for record in records if (value := record.number("time_cost_lowest")) is not None]
+    highs = [value for record in records if (value := record.number("time_cost_highest")) is not None]
     return f"{text} ({min(lows):.1f} to {max(highs):.1f})" if text and lows and highs else text
 
 
 def _figure_tables(results: Results, columns: Mapping[str, _Column]) -> list[FigureTable]:
     found = []
-    algorithms = algorithms_in(results.main)
-    for task, architecture in rows_in(results.plan):
+    algorithms = results.once(Lookup).algorithms
+    for task, architecture in results.once(Lookup).rows:
         records = _records(results, task, architecture, algorithms)
         cells = {name: {title: column(own) for title, column in columns.items()} for name, own in records.items()}
         shown = [title for title in columns if any(own[title] is not None for own in cells.values())]

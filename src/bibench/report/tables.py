@@ -79,7 +79,7 @@ def _print_all(results: Results, scores: Sequence[Score], found: Sequence[Compar
             console.print(Text(line, style="dim"))
         console.print()
         if card.track == "hardware_inference":
-            for content in place_tables(results, places(results)):
+            for content in place_tables(results, results.once(places)):
                 _print_places(content, console)
         speeds = speed_table(results) if card.track == "training_speed" else None
         if speeds is not None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import kendalltau
 
 from bibench.tracks.statistics import _resampled_means
 
@@ -81,6 +80,8 @@ def rank_agreement(
     >>> round(found.tau, 4), found.first, found.second
     (-0.3333, ('react', 'bnn', 'recu'), ('recu', 'react', 'bnn'))
     """
+    from scipy.stats import kendalltau  # here, so that scoring doesn't wait for it
+
     if resamples < 1:
         raise ValueError(f"resamples is how often to resample, at least 1, got {resamples}")
     if not 0 < level < 1:

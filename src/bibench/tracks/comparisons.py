@@ -11,7 +11,7 @@ import numpy.typing as npt
 from bibench.records import Results
 from bibench.records.published import published_results
 from bibench.tracks.agreement import Agreement, rank_agreement
-from bibench.tracks.lookup import FULL_PRECISION, Row, ScoreError, algorithms_in, rows_in
+from bibench.tracks.lookup import FULL_PRECISION, Lookup, Row, ScoreError
 from bibench.tracks.statistics import paired_bootstraps
 
 __all__ = ["ALL_PAIRS", "Comparison", "Ranking", "comparisons", "published_rankings", "rankings", "ties"]
@@ -55,8 +55,8 @@ def comparisons(results: Results, *, resamples: int = 10_000, seed: int = 0) -> 
     >>> comparisons(Results(plan=[], records=[]))
     []
     """
-    algorithms = algorithms_in(results.main)
-    groups = ((row, group) for row in rows_in(results.plan) for group in _same_seeds(results, row, algorithms))
+    algorithms = results.once(Lookup).algorithms
+    groups = ((row, group) for row in results.once(Lookup).rows for group in _same_seeds(results, row, algorithms))
     found = paired_bootstraps(groups, resamples=resamples, seed=seed, all_pairs=ALL_PAIRS)
     return [
         Comparison(
@@ -155,14 +155,18 @@ def rankings(first: Results, second: Results) -> list[Ranking]:
     >>> rankings(Results(plan=[], records=[]), Results(plan=[], records=[]))
     []
     """
-    return [_ranking(row, first, _largest(second, row)) for row in rows_in(first.plan) if row in rows_in(second.plan)]
+    return [
+        _ranking(row, first, _largest(second, row))
+        for row in first.once(Lookup).rows
+        if row in second.once(Lookup).rows
+    ]
 
 
 def published_rankings(results: Results) -> list[Ranking]:
     """Kendall's tau between own rankings and those of the published scores (BiBench, Tables 7 to 9)."""
     published = published_results()
     found = []
-    for row in rows_in(results.plan):
+    for row in results.once(Lookup).rows:
         scores: dict[str, float] = {}
         for run in published.main:
             record = published.record(run.id)
@@ -176,7 +180,7 @@ def published_rankings(results: Results) -> list[Ranking]:
 
 def _largest(results: Results, row: Row) -> dict[str, npt.NDArray[np.floating]]:
     """The predictions of the largest group of algorithms that ran on the same seeds."""
-    return max(_same_seeds(results, row, algorithms_in(results.main)), key=len, default={})
+    return max(_same_seeds(results, row, results.once(Lookup).algorithms), key=len, default={})
 
 
 def _ranking(

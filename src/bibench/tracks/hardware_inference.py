@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -321,13 +321,14 @@ def _score(results: Results) -> list[Score]:
 
     Source: BiBench, equation 9.
     """
-    lookup = Lookup(results)
+    lookup = results.once(Lookup)
     units = _score_units(lookup)
     scores = []
     for algorithm in lookup.algorithms:
-        for metric, per_seed in _found(lookup, algorithm, units).items():
+        runs = _Runs.of(lookup, algorithm)
+        for metric, per_seed in _found(lookup, runs, units).items():
             unit = units[0] if metric.startswith("packed_") else "ratio"
-            note = _crowded(lookup, algorithm) if metric == "speedup" and isinstance(per_seed, Mapping) else ""
+            note = _crowded(runs) if metric == "speedup" and isinstance(per_seed, Mapping) else ""
             scores.append(
                 make_score(track=_NAME, metric=metric, algorithm=algorithm, per_seed=per_seed, unit=unit, note=note)
             )
@@ -335,82 +336,96 @@ def _score(results: Results) -> list[Score]:
     return sorted(scores, key=lambda score: order.index(score.metric))
 
 
-def _crowded(lookup: Lookup, algorithm: str) -> str:
+@dataclass(frozen=True)
+class _Runs:
+    """The records of an algorithm's runs by row and seed, or what is missing."""
+
+    seeds: Sequence[int]
+    records: Mapping[Row, Mapping[int, Record | Lack]]
+
+    @classmethod
+    def of(cls, lookup: Lookup, algorithm: str) -> _Runs:
+        seeds = lookup.seeds(algorithm)
+        return cls(seeds, {row: {seed: lookup.record(row, algorithm, seed) for seed in seeds} for row in lookup.rows})
+
+    def there(self, rows: Iterable[Row]) -> Iterator[Record]:
+        """The records that there are, by row and then seed."""
+        return (item for row in rows for item in self.records[row].values() if not isinstance(item, Lack))
+
+
+def _crowded(runs: _Runs) -> str:
     """Where there were more threads than cores, for which the engine isn't made, as the note of a score."""
     found: dict[str, set[int]] = {}
-    for row in lookup.rows:
-        for seed in lookup.seeds(algorithm):
-            record = lookup.record(row, algorithm, seed)
-            cores = {} if isinstance(record, Lack) else record.figures_under("cores", *_PLACE)
-            for (device, threads, _), figure in cores.items():
-                if threads.isdecimal() and int(threads) > figure.value:
-                    found.setdefault(f"{device} with {figure.value:.0f}", set()).add(int(threads))
+    for record in runs.there(runs.records):
+        for (device, threads, _), cores in record.numbers_under("cores", *_PLACE).items():
+            if threads.isdecimal() and int(threads) > cores:
+                found.setdefault(f"{device} with {cores:.0f}", set()).add(int(threads))
     listed = "; ".join(f"{', '.join(map(str, sorted(counts)))} on {where}" for where, counts in found.items())
     return f"more threads than cores: {listed}" if listed else ""
 
 
 def _score_units(lookup: Lookup) -> list[str]:
     """In which units shipped files were scored."""
-    records = [lookup.results.record(run.id) for run in lookup.results.main]
-    found = [_packed(record) for record in records if record is not None]
-    return list(dict.fromkeys(figure.unit for figure in found if figure is not None))
+    units: dict[str, None] = {}
+    for run in lookup.results.main:
+        record = lookup.results.record(run.id)
+        if record is not None:
+            kinds = record.figures.kinds
+            place = kinds.plain.get(f"packed_{record.run.metric}")
+            if place is not None:
+                units[kinds.figures[place].unit] = None
+    return list(units)
 
 
-def _packed(record: Record) -> Figure | None:
-    """The score of the shipped file."""
-    return record.figure(f"packed_{record.run.metric}")
-
-
-def _found(lookup: Lookup, algorithm: str, units: list[str]) -> dict[str, PerSeed]:
-    rows = _measured_rows(lookup, algorithm, "latency")
-    stored = _measured_rows(lookup, algorithm, "storage_compression")
+def _found(lookup: Lookup, runs: _Runs, units: list[str]) -> dict[str, PerSeed]:
+    rows = _measured_rows(runs, "latency")
+    stored = _measured_rows(runs, "storage_compression")
     found = {
-        "speedup": _mean(lookup, algorithm, rows, "latency"),
-        "compression": _mean(lookup, algorithm, stored, "storage_compression"),
+        "speedup": _mean(lookup, runs, rows, "latency"),
+        "compression": _mean(lookup, runs, stored, "storage_compression"),
     }
     found["om_infer"] = overall(list(found.values()))
-    seeds = lookup.seeds(algorithm)
-    if any(_has_fastest(lookup.record(row, algorithm, seed)) for row in rows for seed in seeds):
-        found["speedup_over_fastest"] = _mean(lookup, algorithm, rows, "fastest")
+    if any(record.figures.kinds.under("fastest_full_precision_latency", _PLACE) for record in runs.there(rows)):
+        found["speedup_over_fastest"] = _mean(lookup, runs, rows, "fastest")
     if len(units) == 1:
-        found |= {name: by_seed(seeds, stored, _shipped(lookup, algorithm, name)) for name in _SHIPPED}
+        found |= {name: by_seed(runs.seeds, stored, _shipped(runs, name)) for name in _SHIPPED}
     return found
 
 
 _SHIPPED = ("packed_score", "packed_difference")
 
 
-def _shipped(lookup: Lookup, algorithm: str, name: str) -> Callable[[Row, int], float | list[Lack]]:
+def _shipped(runs: _Runs, name: str) -> Callable[[Row, int], float | list[Lack]]:
     """What the shipped file of a row and seed scores, or how much more than the network in PyTorch."""
 
     def value(row: Row, seed: int) -> float | list[Lack]:
-        record = lookup.record(row, algorithm, seed)
+        record = runs.records[row][seed]
         if isinstance(record, Lack):
             return [record]
-        own, trained = _packed(record), record.figure(record.run.metric)
+        metric = record.run.metric
+        own, trained = record.number(f"packed_{metric}"), record.number(metric)
         if own is None or trained is None:
-            return [_lack(record, "latency" if own is None else record.run.metric)]
-        return own.value if name == "packed_score" else own.value - trained.value
+            return [_lack(record, "latency" if own is None else metric)]
+        return own if name == "packed_score" else own - trained
 
     return value
 
 
-def _mean(lookup: Lookup, algorithm: str, rows: list[Row], name: str) -> PerSeed:
+def _mean(lookup: Lookup, runs: _Runs, rows: list[Row], name: str) -> PerSeed:
     """For each seed the mean over all measured places of all rows, or what is missing."""
     return by_seed(
-        lookup.seeds(algorithm),
-        [name],
-        lambda _, seed: _mean_of(lookup, [lookup.record(row, algorithm, seed) for row in rows], name),
+        runs.seeds, [name], lambda _, seed: _mean_of(lookup, [runs.records[row][seed] for row in rows], name)
     )
 
 
-def _measured_rows(lookup: Lookup, algorithm: str, name: str) -> list[Row]:
+def _measured_rows(runs: _Runs, name: str) -> list[Row]:
     """The rows that have a figure, or lack a run; all where none has it, so that every one says why."""
-    found = {row: [lookup.record(row, algorithm, seed) for seed in lookup.seeds(algorithm)] for row in lookup.rows}
-    deployed = {row: any(_has(record, name) for record in records) for row, records in found.items()}
+    deployed = {row: any(_has(record, name) for record in own.values()) for row, own in runs.records.items()}
     if not any(deployed.values()):
-        return list(found)
-    return [row for row, own in deployed.items() if own or any(_awaited(record, name) for record in found[row])]
+        return list(deployed)
+    return [
+        row for row, own in deployed.items() if own or any(_awaited(item, name) for item in runs.records[row].values())
+    ]
 
 
 def _awaited(record: Record | Lack, name: str) -> bool:
@@ -421,11 +436,7 @@ def _awaited(record: Record | Lack, name: str) -> bool:
 
 
 def _has(record: Record | Lack, name: str) -> bool:
-    return not isinstance(record, Lack) and name in record.by_name
-
-
-def _has_fastest(record: Record | Lack) -> bool:
-    return not isinstance(record, Lack) and bool(record.figures_under("fastest_full_precision_latency", *_PLACE))
+    return not isinstance(record, Lack) and name in record.figures.kinds.names
 
 
 def _mean_of(lookup: Lookup, records: list[Record | Lack], name: str) -> float | list[Lack]:
@@ -447,27 +458,28 @@ def _ratios(lookup: Lookup, record: Record, name: str) -> list[float | Lack]:
         if value <= 0:
             return [Lack(f"{record.id}: storage_compression is {value:g}, expected above 0", "failed")]
         return [value]
-    own = record.figures_under("latency", *_PLACE)
-    full = record.figures_under("full_precision_latency", *_PLACE)
+    kinds, values = record.figures.kinds, record.figures.values
+    own, full = kinds.under("latency", _PLACE), kinds.under("full_precision_latency", _PLACE)
     if name == "fastest":
-        full |= record.figures_under("fastest_full_precision_latency", *_PLACE)
+        full = full | kinds.under("fastest_full_precision_latency", _PLACE)
     if not own:
         return [_lack(record, "latency")]
     if own.keys() != full.keys():
         where = ", ".join(min(own.keys() ^ full.keys()))
         return [Lack(f"{record.id}: no pair of latencies, binarized and full precision, on {where}", "failed")]
     found: list[float | Lack] = []
-    for place, figure in own.items():
-        partner = full[place]
-        if figure.unit != partner.unit:
+    for at, place in own.items():
+        latency, partner = values[place], values[full[at]]
+        kind, other = kinds.figures[place], kinds.figures[full[at]]
+        if kind.unit != other.unit:
             raise ScoreError(
-                f"'{record.id}' on {', '.join(place)}: latency is in '{figure.unit}', {partner.name} in "
-                f"'{partner.unit}'; measure both again"
+                f"'{record.id}' on {', '.join(at)}: latency is in '{kind.unit}', {other.name} in "
+                f"'{other.unit}'; measure both again"
             )
-        speedup = ratio(partner.value, figure.value) if partner.value > 0 else None
+        speedup = ratio(partner, latency) if partner > 0 else None
         if speedup is None:
-            both = f"latency {figure.value:g} and {partner.name} {partner.value:g}"
-            return [Lack(f"{record.id}: {both} on {', '.join(place)}, expected above 0", "failed")]
+            both = f"latency {latency:g} and {other.name} {partner:g}"
+            return [Lack(f"{record.id}: {both} on {', '.join(at)}, expected above 0", "failed")]
         found.append(speedup)
     return found
 

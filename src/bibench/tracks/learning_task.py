@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bibench.records import Results, Score
 from bibench.tracks.base import Mode, Track
-from bibench.tracks.lookup import Row, rows_in
+from bibench.tracks.lookup import Lookup, Row
 from bibench.tracks.relative import relative_scores
 
 __all__ = ["learning_task"]
@@ -21,7 +21,7 @@ def _score(results: Results, mode: Mode = "literal") -> list[Score]:
     the tasks, and ``om_task``, in percent.
     """
     components: dict[str, list[Row]] = {}
-    for row, run in rows_in(results.plan).items():
+    for row, run in results.once(Lookup).rows.items():
         if mode == "literal" or row != _LEFT_OUT:
             components.setdefault(run.group or run.task, []).append(row)
     return relative_scores(results, track="learning_task", components=components, overall_metric="om_task", mode=mode)

@@ -7,6 +7,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from bibench.records import Figure, Record, Results, RunConfig, Score, Status
 from bibench.tracks.base import Mode
 from bibench.tracks.statistics import mean_interval, quadratic_mean
@@ -24,6 +27,7 @@ __all__ = [
     "make_score",
     "overall",
     "ratio",
+    "ratios",
     "rows_in",
 ]
 
@@ -107,7 +111,7 @@ class Lookup:
         self.rows = rows_in(results.plan)
         self.algorithms = algorithms_in(results.main)
         self._runs = runs_by(results.main, lambda run: ((run.task, run.architecture), run.algorithm, run.seed))
-        self._units: dict[str, tuple[Record, Figure]] = {}
+        self._units: dict[str, tuple[Record, str]] = {}
         self._seeds: dict[str, set[int]] = {}
         for run in results.main:
             self._seeds.setdefault(run.algorithm, set()).add(run.seed)
@@ -130,7 +134,7 @@ class Lookup:
         """
 
         def counts(record: Record | Lack) -> bool:
-            return isinstance(record, Lack) or track not in record.measured or record.figure(name) is not None
+            return isinstance(record, Lack) or track not in record.measured or name in record.figures.kinds.plain
 
         seeds = self.seeds(algorithm)
         return [row for row in self.rows if any(counts(self.record(row, algorithm, seed)) for seed in seeds)]
@@ -150,13 +154,18 @@ class Lookup:
         Raises:
             ScoreError: a record that was asked before has it in another unit.
         """
-        figure = measured(record, name, track, **conditions)
-        if isinstance(figure, Lack):
-            return figure
-        first, other = self._units.setdefault(name, (record, figure))
-        if figure.unit != other.unit:
-            raise _incomparable(record, first, f"unit of {name}", figure.unit, other.unit)
-        return figure.value
+        figures = record.figures
+        if conditions:
+            place = figures.kinds.under(name, tuple(conditions)).get(tuple(conditions.values()))
+        else:
+            place = figures.kinds.plain.get(name)
+        if place is None:
+            return not_measured(record, name, track)
+        unit = figures.kinds.figures[place].unit
+        first, other = self._units.setdefault(name, (record, unit))
+        if unit != other:
+            raise _incomparable(record, first, f"unit of {name}", unit, other)
+        return figures.values[place]
 
     def pair(self, row: Row, algorithm: str, seed: int) -> tuple[Record, Record] | list[Lack]:
         """The records of a binarized run and of its full-precision partner, or all that is missing of the two."""
@@ -166,15 +175,6 @@ class Lookup:
         if isinstance(binarized, Lack) or isinstance(partner, Lack):
             return lacks
         return binarized, partner
-
-
-def measured(record: Record, name: str, track: str, **conditions: str) -> Figure | Lack:
-    """The figure of a record that a track measures under just these conditions, or what is missing."""
-    if conditions:
-        figure = record.figures_under(name, *conditions).get(tuple(conditions.values()))
-    else:
-        figure = record.figure(name)
-    return figure if figure is not None else not_measured(record, name, track)
 
 
 def not_measured(record: Record, name: str, track: str) -> Lack:
@@ -213,6 +213,17 @@ def ratio(value: float, reference: float) -> float | None:
     """
     found = value / reference if reference > 0 else math.inf
     return found if abs(found) < _LARGEST else None
+
+
+def ratios(values: npt.NDArray[np.float64], references: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """`ratio` of each of two arrays' pairs, NaN in the place of None.
+
+    >>> ratios(np.array([3.0, 3.0]), np.array([4.0, 0.0])).tolist()
+    [0.75, nan]
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        found = values / references
+    return np.where((references > 0) & (np.abs(found) < _LARGEST), found, np.nan)
 
 
 def _incomparable(first: Record, second: Record, what: str, one: str | None, other: str | None) -> ScoreError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bibench.records import Results, Score
 from bibench.tracks.base import Track
-from bibench.tracks.lookup import rows_in
+from bibench.tracks.lookup import Lookup
 from bibench.tracks.relative import relative_scores
 
 __all__ = ["FAMILIES", "neural_architecture"]
@@ -22,14 +22,14 @@ def _score(results: Results) -> list[Score]:
     so a plan without one of them leaves that family and ``om_arch`` incomplete. Statuses, seeds and errors as in
     :func:`bibench.tracks.relative.relative_scores`.
     """
-    rows = rows_in(results.plan)
+    rows = results.once(Lookup).rows
     components = {family: [row for row, run in rows.items() if run.family == family] for family in FAMILIES}
     return relative_scores(results, track="neural_architecture", components=components, overall_metric="om_arch")
 
 
 def _paper(results: Results) -> list[Score]:
     """What gives Table 2: CNNs are all rows of Table 7, with both PointNets, which are MLPs too; MLPs lack ShapeNet."""
-    rows = rows_in(results.plan)
+    rows = results.once(Lookup).rows
     components = {
         "cnns": [row for row in rows if row[0] in _TABLE_7],
         "transformers": [row for row, run in rows.items() if run.family == "transformers"],

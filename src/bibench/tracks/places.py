@@ -85,19 +85,21 @@ def published_places() -> list[Place]:
 
 def _pairs(record: Record) -> Iterator[tuple[_At, float, float]]:
     """Places of a record and their latencies in milliseconds, binarized and of full precision."""
-    own, full = (record.figures_under(name, *_PLACE) for name in ("latency", "full_precision_latency"))
-    for at, figure in own.items():
-        partner = full.get(at)
-        if partner is None or partner.value <= 0 or not figure.unit == partner.unit == "ms":
+    kinds, values = record.figures.kinds, record.figures.values
+    full = kinds.under("full_precision_latency", _PLACE)
+    for at, place in kinds.under("latency", _PLACE).items():
+        if at not in full or values[full[at]] <= 0:
             continue
-        if ratio(partner.value, figure.value) is not None:
-            yield at, figure.value, partner.value
+        if not kinds.figures[place].unit == kinds.figures[full[at]].unit == "ms":
+            continue
+        if ratio(values[full[at]], values[place]) is not None:
+            yield at, values[place], values[full[at]]
 
 
 def _place(row: Row, algorithm: str, at: _At, pairs: Sequence[tuple[Record, float, float]]) -> Place:
     first, *_ = (record for record, _, _ in pairs)
-    cores = first.figures_under("cores", *_PLACE).get(at)
-    operations = first.figure("operations")
+    cores = first.numbers_under("cores", *_PLACE).get(at)
+    operations = first.number("operations")
     full = fmean(full for _, _, full in pairs)
     device, threads, library = at
     return Place(
@@ -107,10 +109,10 @@ def _place(row: Row, algorithm: str, at: _At, pairs: Sequence[tuple[Record, floa
         device=device,
         threads=threads,
         library=library,
-        cores=None if cores is None else int(cores.value),
+        cores=None if cores is None else int(cores),
         latency=fmean(own for _, own, _ in pairs),
         full_precision=full,
         speedup=fmean(full / own for _, own, full in pairs),
         seeds=len(pairs),
-        rate=None if operations is None else ratio(1e3 * operations.value, full),
+        rate=None if operations is None else ratio(1e3 * operations, full),
     )

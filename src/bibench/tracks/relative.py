@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bibench.records import Figure, Record, Results, Score
+from bibench.records import Record, Results, Score
 from bibench.tracks.base import Mode
 from bibench.tracks.lookup import (
     Lack,
@@ -63,13 +63,17 @@ def relative_scores(
 
     Source: BiBench (Qin et al., 2023), equations 2 and 3.
     """
-    lookup = Lookup(results)
+    lookup = results.once(Lookup)
+    known = results.once(_Known)
     scores = []
     for algorithm in lookup.algorithms:
         seeds = lookup.seeds(algorithm)
 
         def relative(row: Row, seed: int, algorithm: str = algorithm) -> float | list[Lack]:
-            return _ratio(lookup, row, algorithm, seed, mode)
+            place = (row, algorithm, seed, mode)
+            if place not in known.ratios:
+                known.ratios[place] = _ratio(lookup, *place)
+            return known.ratios[place]
 
         found: dict[str, PerSeed] = {
             metric: by_seed(seeds, rows, relative) if rows else [Lack(f"no {metric} in this suite")]
@@ -92,12 +96,19 @@ def relative_scores(
     return sorted(scores, key=lambda score: order.index(score.metric))
 
 
+class _Known:
+    """What has been computed of some results: components of both tracks are means of the same ratios."""
+
+    def __init__(self, results: Results) -> None:
+        self.ratios: dict[tuple[Row, str, int, Mode], float | list[Lack]] = {}
+
+
 def _ratio(lookup: Lookup, row: Row, algorithm: str, seed: int, mode: Mode) -> float | list[Lack]:
     """``100 · A_bi / A_fp`` in percent, its mean over subsets where there are some, or what it lacks."""
     found = lookup.pair(row, algorithm, seed)
     if isinstance(found, list):
         return found
-    both = [_figures(record, mode) for record in found]
+    both = [_places(record, mode) for record in found]
     lacks = [item for item in both if isinstance(item, Lack)]
     binarized, partner = both
     if isinstance(binarized, Lack) or isinstance(partner, Lack):
@@ -106,27 +117,29 @@ def _ratio(lookup: Lookup, row: Row, algorithm: str, seed: int, mode: Mode) -> f
         differing = ", ".join(sorted("".join(key) or "all" for key in binarized.keys() ^ partner.keys()))
         text = f"its full-precision partner {found[1].id} has other subsets ({differing})"
         return [Lack(f"{found[0].id}: {text}", "failed")]
+    own, full = (record.figures for record in found)
     ratios = []
-    for key, figure in binarized.items():
-        check_comparable(found[0], figure, found[1], partner[key])
-        full = partner[key].value
-        relative = ratio(figure.value, full)
+    for key, place in binarized.items():
+        other = partner[key]
+        check_comparable(found[0], own.kinds.figures[place], found[1], full.kinds.figures[other])
+        relative = ratio(own.values[place], full.values[other])
         if relative is None:
-            text = f"the full-precision {figure.name} is {full:g}, which nothing can be relative to"
+            name, value = own.kinds.figures[place].name, full.values[other]
+            text = f"the full-precision {name} is {value:g}, which nothing can be relative to"
             return [Lack(f"{found[1].id}: {text}", "failed")]
         ratios.append(100 * relative)
     return sum(ratios) / len(ratios)
 
 
-def _figures(record: Record, mode: Mode) -> dict[tuple[str, ...], Figure] | Lack:
-    """The run's score, by subset of the test data where it has subsets."""
-    metric = record.run.metric
-    subsets = record.figures_under(metric, "subset")
-    whole = record.figure(metric)
+def _places(record: Record, mode: Mode) -> Mapping[tuple[str, ...], int] | Lack:
+    """Which of a run's figures are its score, by subset of the test data where it has subsets."""
+    metric, kinds = record.run.metric, record.figures.kinds
+    subsets = kinds.under(metric, ("subset",))
+    whole = kinds.plain.get(metric)
     if not subsets or (mode == "paper" and whole is not None):
         if whole is None:
             return Lack(f"{record.id}: its record has no figure '{metric}'", "failed")
         subsets = subsets | {(): whole}
-    if any(figure.higher_is_better is False for figure in subsets.values()):
+    if any(kinds.figures[place].higher_is_better is False for place in subsets.values()):
         return Lack(f"{record.id}: '{metric}' is better when lower, and has no relative accuracy", "failed")
     return subsets

@@ -51,7 +51,7 @@ def _score(results: Results, mode: Mode = "literal") -> list[Score]:
 
     Source: BiBench, equations 7 and 8.
     """
-    lookup = Lookup(results)
+    lookup = results.once(Lookup)
     conditions = {"counting": "paper"} if mode == "paper" else {}
     scores = []
     for algorithm in lookup.algorithms:

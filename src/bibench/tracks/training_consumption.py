@@ -225,7 +225,7 @@ def _score(results: Results) -> list[Score]:
 
     Source: BiBench, equation 6; Efron & Tibshirani, 1993, An Introduction to the Bootstrap, chapter 11 (jackknife).
     """
-    lookup = Lookup(results)
+    lookup = results.once(Lookup)
     grids = _grids(lookup, lookup.algorithms)
     note = "; ".join(grid.note for grid in grids)
     scores = []

@@ -19,7 +19,6 @@ from bibench.tracks.lookup import (
     by_seed,
     check_comparable,
     make_score,
-    measured,
 )
 from bibench.tracks.speedup import (
     Point,
@@ -183,7 +182,7 @@ def networks(results: Results) -> list[Network]:
 
     Source: Partial pre-training, sections 4.4 and 5.
     """
-    lookup = Lookup(results)
+    lookup = results.once(Lookup)
     plan = [run for run in results.plan if run.point is not None]
     configs = {run.id: run for run in results.plan}
     rows: dict[tuple[Row, str], list[RunConfig]] = {}
@@ -284,7 +283,7 @@ def _score(results: Results) -> list[Score]:
     - ``split_gain``, where there are several splits: what the best share scores above 0.5 at the largest budget, in the
       score's unit (its figure 3), for one network.
     """
-    lookup = Lookup(results)
+    lookup = results.once(Lookup)
     found = networks(results)
     scores: list[Score] = []
     for algorithm in dict.fromkeys((*lookup.algorithms, *(network.algorithm for network in found))):
@@ -294,8 +293,8 @@ def _score(results: Results) -> list[Score]:
 
         def slowdown(row: Row, seed: int, algorithm: str = algorithm) -> float | list[Lack]:
             record = lookup.record(row, algorithm, seed)
-            figure = record if isinstance(record, Lack) else measured(record, "slowdown", _NAME)
-            return [figure] if isinstance(figure, Lack) else figure.value
+            found = record if isinstance(record, Lack) else lookup.value(record, "slowdown", _NAME)
+            return [found] if isinstance(found, Lack) else found
 
         rows = lookup.rows_measured(algorithm, "slowdown", _NAME)
         times = by_seed(lookup.seeds(algorithm), rows, slowdown) if rows else [Lack("no network was timed")]

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 from bibench.nn import clip_latent_, layer_statistics, parameter_groups, penalty, set_progress, weight_signs
 from bibench.recipes import SGD, Recipe
 from bibench.records import RunConfig
-from bibench.records.record import LARGEST
+from bibench.records.figures import LARGEST
 from bibench.tasks.base import Batch, Data, Evaluation, Task
 from bibench.training.checkpoint import CheckpointError, State, load_optimizer, load_state, save_state, start_again
 from bibench.training.distillation import distilled_loss

@@ -30,9 +30,9 @@ def keep_freed_memory() -> None:
     """Let this process keep memory that it frees, for its next training step.
 
     glibc gives blocks above 32 MB back to the system at once, so that each step gets its activations page by page, and
-    zeroed: more than half of the time of a step of PointNet (``benchmarks/freed_memory.py``). It costs
-    fragments, a seventh more memory there. Of free memory at the end of the heap 2 GB are kept. Where the C library isn't
-    glibc this does nothing.
+    zeroed: more than half of the time of a step of PointNet (``benchmarks/freed_memory.py``). It costs fragments, a
+    seventh more memory there. Of free memory at the end of the heap 2 GB are kept. Where the C library isn't glibc this
+    does nothing.
 
     >>> keep_freed_memory()
     """
