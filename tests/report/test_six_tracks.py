@@ -367,7 +367,7 @@ def test_step_times_and_memories(tmp_path: Path) -> None:
         "full-precision peak memory": "31.2 MB",
     }
     assert "fp32" not in table.rows
-    assert "60.5 % (55.0 to 66.0)" in section(page(tmp_path, six()), "training_consumption")
+    assert "60.5 %\n(55.0 to 66.0)" in section(page(tmp_path, six()), "training_consumption")
 
 
 def test_a_column_that_nobody_has_is_left_out_and_a_gap_is_in_words() -> None:
