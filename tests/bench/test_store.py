@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -90,6 +91,23 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "letters.txt").write_text("dear")
     message = refused(Store(tmp_path), SUITE, [config()], {})
     assert message == f"{tmp_path} is not an empty folder and holds no results of bibench; choose another --out"
+
+
+@pytest.mark.parametrize("seen", [None, ["data.json"], [".suite.json.0a1b.tmp"]])
+def test_a_folder_that_another_process_just_makes_a_store_is_taken(tmp_path, monkeypatch, seen):
+    """It begins after this one has looked for a store, and before, or while, it looks for other files."""
+    own, other, listed = Store(tmp_path), Store(tmp_path), Path.iterdir
+
+    def iterdir(path):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "iterdir", listed)
+            if not (tmp_path / "suite.json").exists():
+                other.begin(SUITE, [config()], {})
+            return [path / name for name in seen] if seen else list(listed(path))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    own.begin(SUITE, [config("recu")], {})
+    assert {run.algorithm for run in own.plan()} == {"bnn", "recu"}
 
 
 def test_an_empty_folder_is_taken(tmp_path):

@@ -55,7 +55,7 @@ _CHECKPOINT = re.compile(r"checkpoint\.json|checkpoint-\d+\.safetensors")
 _NAME = re.compile(r"(?!\.\.?$)[^/\\\0]+")
 """Of a run: that of one folder, nothing above or below it."""
 _CLAIM = re.compile(r"(.*/)?claim-\d+\.json")
-_OWN = re.compile(r"claim-\d+\.json|\.claim-.*\.tmp|\.probe-[0-9a-f]+")
+_OWN = re.compile(r"claim-\d+\.json|\.claim-.*\.tmp|\.suite\.json\.[0-9a-f]+\.tmp|\.probe-[0-9a-f]+")
 _PASSING = ("record.json", "error.log")
 _SMALL = re.compile(
     r"(suite|plan|data|calibration)\.json|devices/[\w.@-]+\.json|report\.html|"
@@ -146,10 +146,13 @@ class Store:
         if (self.root / "suite.json").is_file():
             return
         if self.remote is not None:
-            names: Iterable[str] = self.remote.listing()
+            names = set(self.remote.listing())
         else:
-            names = [entry.name for entry in self.root.iterdir()] if self.root.exists() else ()
-        if not all(_OWN.fullmatch(name) for name in names):
+            names = {entry.name for entry in self.root.iterdir()} if self.root.exists() else set()
+        if "suite.json" in names or all(_OWN.fullmatch(name) for name in names):
+            return
+        # Another process may just be making it a store; it writes suite.json first, which the listing may have missed.
+        if not (self.root / "suite.json").is_file():
             raise StoreError(
                 f"{self.address} is not an empty folder and holds no results of bibench; choose another --out"
             )
