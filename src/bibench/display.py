@@ -14,7 +14,7 @@ from rich.text import Text
 from bibench.bench.queue import work_of
 from bibench.bench.worker import Outcome
 from bibench.records import RunConfig
-from bibench.report.summary import counted, duration
+from bibench.report.words import counted, duration
 
 __all__ = ["Display"]
 

@@ -15,9 +15,9 @@ from rich.console import Console
 from bibench.recipes import SGD, Recipe
 from bibench.records import Absence, Environment, Figure, Record, Results, RunConfig
 from bibench.report import Meta, html, print_tables, write_report
-from bibench.report.html import duration
 from bibench.report.plots import accuracy_plot, learning_curves
 from bibench.report.summary import missing, task_tables
+from bibench.report.words import duration
 from bibench.tracks import score
 from bibench.tracks.comparisons import comparisons
 from bibench.tracks.learning_task import learning_task

@@ -27,7 +27,7 @@ class History:
         record: its result, if it has one.
         claim: the newest of those on it, whose number is how often it was taken; None where nobody has it.
         epochs: a row of figures an epoch: all of a finished run, and of another one those until its last checkpoint.
-        error: the traceback of an error after which it wasn't tried again yet; empty where there was none.
+        error: what error.log says of the last attempt, a message or a traceback; empty where there is none.
     """
 
     run: str

@@ -43,7 +43,6 @@ __all__ = [
     "app",
     "clear_errors",
     "collected_before",
-    "counted",
     "err",
     "out",
     "say",
@@ -143,10 +142,6 @@ def address(text: str) -> Path | str:
 
 def say(text: str) -> None:
     out.print(text, markup=False, soft_wrap=True)
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 @contextmanager

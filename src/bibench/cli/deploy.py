@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bibench import registry
 from bibench.bench.plan import PlanError
 from bibench.bench.worker import load_data
-from bibench.cli.app import SOME_FAILED, JsonOption, app, clear_errors, counted, err, out, say
+from bibench.cli.app import SOME_FAILED, JsonOption, app, clear_errors, err, out, say
 from bibench.cli.finished import RunArgument, finished_run, run_data, trained_network
 from bibench.cli.run import DataOption, SubsetOption
 from bibench.deploy.compare import Comparison
@@ -34,7 +34,7 @@ from bibench.models.base import Architecture
 from bibench.native import peak
 from bibench.records import Record
 from bibench.report import print_plainly
-from bibench.report.summary import amount, short_time, size
+from bibench.report.words import amount, counted, short_time, size
 from bibench.tasks.base import Data, DataError, Task
 from bibench.tracks.hardware_inference import export_run, full_precision_bytes
 from bibench.training.machine import processor

@@ -22,7 +22,6 @@ from bibench.cli.app import (
     SshConfigOption,
     app,
     clear_errors,
-    counted,
     err,
     out,
     say,
@@ -34,7 +33,7 @@ from bibench.deploy.measuring import MOST_REPEATS, Measurement, Surroundings, ma
 from bibench.deploy.programs import ProgramMeasurement, measure_with
 from bibench.deploy.targets import Target, TargetError, parse_target
 from bibench.report import print_plainly
-from bibench.report.summary import short_time, size
+from bibench.report.words import counted, short_time, size
 
 __all__ = ["measure"]
 

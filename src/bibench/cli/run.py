@@ -31,7 +31,6 @@ from bibench.cli.app import (
     address,
     app,
     clear_errors,
-    counted,
     err,
     say,
     write_page,
@@ -41,7 +40,7 @@ from bibench.deploy.devices import load_devices
 from bibench.display import Display
 from bibench.nn import resolve
 from bibench.records import Record
-from bibench.report.summary import duration
+from bibench.report.words import counted, duration
 from bibench.training.loggers import check_loggers
 
 __all__ = ["run", "train"]

@@ -30,7 +30,6 @@ from bibench.cli.app import (
     app,
     clear_errors,
     collected_before,
-    counted,
     err,
     out,
     say,
@@ -41,7 +40,7 @@ from bibench.nn import binarize, complexity, resolve
 from bibench.records import RunConfig
 from bibench.report import print_plainly, print_tables
 from bibench.report.published import print_beside, print_rankings, print_recomputed
-from bibench.report.summary import duration
+from bibench.report.words import counted, duration
 from bibench.tasks.base import Task
 from bibench.tracks import Mode
 from bibench.tracks.comparisons import comparisons, published_rankings, rankings

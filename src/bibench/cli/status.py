@@ -18,9 +18,9 @@ from bibench.bench.history import History, history
 from bibench.bench.plan import PlanError
 from bibench.bench.progress import Hours, Observer, Progress
 from bibench.bench.store import Store
-from bibench.cli.app import JsonOption, StoreArgument, address, app, clear_errors, counted, out
+from bibench.cli.app import JsonOption, StoreArgument, address, app, clear_errors, out
 from bibench.report import print_plainly
-from bibench.report.summary import duration
+from bibench.report.words import counted, duration
 
 __all__ = ["logs", "status"]
 

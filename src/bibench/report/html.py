@@ -25,9 +25,7 @@ from bibench.report.summary import (
     complexity_tables,
     corruption_tables,
     cost_tables,
-    counted,
     deployment_tables,
-    duration,
     interval_text,
     missing,
     not_deployable,
@@ -38,6 +36,7 @@ from bibench.report.summary import (
 )
 from bibench.report.training import SpeedTable, Training, speed_table, trainings
 from bibench.report.training_plots import curves_plot, splits_plot
+from bibench.report.words import counted, duration
 from bibench.tracks.base import Track
 from bibench.tracks.comparisons import ALL_PAIRS, Comparison, ties
 from bibench.tracks.lookup import FULL_PRECISION, Lookup, Row

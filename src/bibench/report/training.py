@@ -10,7 +10,7 @@ from typing import Literal
 
 from bibench.records import Record, Results
 from bibench.records.published import PrintedFigure, published_training_speed
-from bibench.report.summary import counted
+from bibench.report.words import counted
 from bibench.tracks.lookup import FULL_PRECISION, Lack, status_of
 from bibench.tracks.speedup import Speedup
 from bibench.tracks.training_speed import EVEN, Curve, Network, measured_speedup, networks
