@@ -67,6 +67,18 @@ def test_the_record_is_written_after_everything_else(settings, monkeypatch):
     assert {"epochs.csv", "model.safetensors", "predictions.safetensors"} <= set(present)
 
 
+def test_records_hold_the_level_of_a_trivial_answer(settings):
+    """37 of the 360 test digits are threes."""
+    run = config("fp32", SGD_RECIPE)
+    assert execute(run, settings).status == "ok"
+    record = Store(settings.out).record(run.id)
+    level, margin = (record.figure(f"trivial_accuracy{end}") for end in ("", "_margin"))
+    assert level.value == pytest.approx(100 * 37 / 360)
+    assert level.mode == "one answer for all test samples ('3')"
+    assert margin.value == pytest.approx(200 * (37 / 360 * 323 / 360 / 360) ** 0.5)
+    assert {(figure.unit, figure.samples) for figure in (level, margin)} == {("percent", 360)}
+
+
 def test_divergence_is_a_result(settings):
     run = config("fp32", dataclasses.replace(SGD_RECIPE, optimizer=SGD(lr=1e9)))
     outcome = execute(run, settings)

@@ -41,6 +41,7 @@ def made(
     notes: tuple[str, ...] = (),
     reason: str = "loss is NaN in epoch 2",
     task: str = "cifar10",
+    level: tuple[Figure, ...] = (),
 ) -> Results:
     """Runs of four algorithms; ``recu`` and ``fda`` cannot be told apart, ``bnn`` is far behind."""
     plan, records, predictions = [], [], {}
@@ -65,7 +66,7 @@ def made(
                         run=run,
                         status="failed" if bad else "ok",
                         reason=reason if bad else None,
-                        figures=() if bad else (figure,),
+                        figures=() if bad else (figure, *level),
                         phases={"train": 60.0, "evaluate": 1.0},
                         notes=notes,
                         environment=ENVIRONMENT,
@@ -111,6 +112,27 @@ def test_tables_show_scores_ties_and_intervals() -> None:
     assert "paired bootstrap" in text
     assert re.search(r"bnn +\d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\]", text)
     assert "no transformers in this suite  (transformers, om_arch of all algorithms)" in text
+
+
+def test_scores_at_the_level_of_a_trivial_answer_are_marked(tmp_path: Path) -> None:
+    def at(value: float) -> Results:
+        mode = "one answer for all test samples ('<b>')"
+        margin = Figure(name="trivial_accuracy_margin", value=3.4567, unit="percent")
+        return made(level=(Figure(name="trivial_accuracy", value=value, unit="percent", mode=mode), margin))
+
+    table = printed(at(60.0)).split("learning_task")[0]
+    rows = {line.split()[0]: line for line in table.splitlines() if line.strip()}
+    assert [name for name in RIGHT if "*" in rows[name]] == ["bnn"]
+    told = "not better by more than 3.46 than one answer for all test samples ('<b>'), which would score 60.00 percent"
+    assert f"* {told}" in printed(at(60.0))
+    text = page(tmp_path, at(60.0))
+    assert f"* {told}.".replace("'<b>'", "&#39;&lt;b&gt;&#39;") in text
+    assert re.findall(r"<td class=\"\">\d\d\.\d\d ± \d\.\d\d \*</td>", text) != []
+    assert "one answer for all test samples ('<b>') would score 10.00 percent" in printed(at(10.0))
+    assert "One answer for all test samples (&#39;&lt;b&gt;&#39;) would score 10.00 percent." in page(
+        tmp_path, at(10.0)
+    )
+    assert "*" not in printed(at(10.0))
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from bibench.tasks.classification import ImagesInMemory, crop_and_flip, evaluate, fingerprint, loss, normalise
+from bibench.tasks.classification import (
+    ImagesInMemory,
+    commonest,
+    crop_and_flip,
+    evaluate,
+    fingerprint,
+    loss,
+    normalise,
+)
 
 CPU = torch.device("cpu")
 few = settings(max_examples=30, deadline=None)
@@ -165,6 +173,20 @@ def test_evaluation_equals_the_definition_whatever_the_batches():
         assert found.figures["loss"] == pytest.approx(F.cross_entropy(outputs, labels).item(), rel=1e-6)
         assert found.per_sample.dtype == np.float32
         assert found.per_sample.tolist() == right
+
+
+@given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=60))
+def test_the_commonest_answer_is_the_best_constant_network(labels):
+    def constant(answer):
+        batch = (torch.zeros(len(labels), 1, 1, 1), torch.tensor(labels))
+        return evaluate(lambda inputs: torch.eye(5)[answer].expand(len(inputs), -1), [batch])
+
+    found = commonest(labels, "abcde")
+    best = max(range(5), key=lambda answer: constant(answer).figures["accuracy"])  # the first of several
+    assert found.answer == f"one answer for all test samples ('{'abcde'[best]}')"
+    assert found.value == pytest.approx(constant(best).figures["accuracy"])
+    error = constant(best).per_sample.std() / len(labels) ** 0.5
+    assert found.margin == pytest.approx(200 * error, rel=1e-5, abs=1e-4)
 
 
 def test_evaluation_without_samples_is_an_error():

@@ -334,10 +334,9 @@ def test_training_images_without_an_object_that_counts_are_left_out(tmp_path):
     assert (len(data.train), len(data.test)) == (2, 2)
     assert data.train.objects.ignored.tolist() == [False, True, False]
     assert data.train.objects.image.tolist() == [0, 1, 1]
-    assert data.notes == (
-        "first; training images without an object that counts, left out: 2; "
-        "the mean box of the commonest class (cat) on every image would score 25.00 %",
-    )
+    assert data.notes == ("first; training images without an object that counts, left out: 2",)
+    assert data.trivial.value == 25
+    assert data.trivial.answer == "the mean box of the commonest class (cat) on every image"
 
 
 def test_the_constant_answer_is_the_mean_box_relative_to_the_image(tmp_path):
@@ -358,7 +357,7 @@ def test_the_constant_answer_is_the_mean_box_relative_to_the_image(tmp_path):
     # (0, 0, 1/2, 1/2) and (1/2, 1/2, 1, 1)
     assert detections[0].boxes.tolist() == [[25, 50, 75, 150]]
     assert detections[0].labels.tolist() == [2]
-    assert "commonest class (dog)" in data.notes[0]
+    assert "commonest class (dog)" in data.trivial.answer
 
 
 def test_the_file_s_size_counts(tmp_path):

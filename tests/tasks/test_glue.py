@@ -9,7 +9,8 @@ import torch
 from bibench import registry
 from bibench.recipes import Linear
 from bibench.tasks import glue
-from bibench.tasks.base import DataError
+from bibench.tasks.base import DataError, Trivial
+from bibench.tasks.classification import commonest
 from glue_data import TABLES, original_line, write_hub, write_original, write_parquet, write_vocabulary
 
 CPU = torch.device("cpu")
@@ -184,7 +185,7 @@ def test_a_part_of_the_data_set_has_to_be_allowed(tmp_path):
     with pytest.raises(DataError, match=r"QNLI/train\.tsv has 12 rows, the original has 104,743; .*--allow-subset"):
         glue.glue_qnli.load(tmp_path, False)
     notes = glue.glue_qnli.load(tmp_path, True).notes[0]
-    assert notes.startswith("QNLI/train.tsv: 12 of 104,743 rows; QNLI/dev.tsv: 6 of 5,463 rows; one answer for all")
+    assert notes == "QNLI/train.tsv: 12 of 104,743 rows; QNLI/dev.tsv: 6 of 5,463 rows"
 
 
 def test_subset_files_are_read_only_where_allowed(tmp_path):
@@ -208,15 +209,25 @@ def test_long_samples_are_cut_and_counted(sst2):
     assert np.diff(data.train.starts).max() == 64
 
 
-def test_the_trivial_score_is_told(sst2):
+def test_the_trivial_score(sst2):
     (sst2 / "SST-2" / "dev.tsv").write_text("sentence\tlabel\n" + "a\t1\n" * 3 + "a\t0\n", encoding="utf-8")
-    expected = "one answer for all test samples ('positive') would score 75.00 %"
-    assert expected in glue.glue_sst2.load(sst2, True).notes[0]
+    assert glue.glue_sst2.load(sst2, True).trivial == commonest([1, 1, 1, 0], ["negative", "positive"])
     write_original(sst2, "cola")
     write_original(sst2, "stsb")
-    expected = "('unacceptable') would score 0 (accuracy: 50.00 %)"
-    assert expected in glue.glue_cola.load(sst2, True).notes[0]
-    assert "one answer for all test samples would score 0" in glue.glue_stsb.load(sst2, True).notes[0]
+    for task, words in ((glue.glue_cola, " ('unacceptable'), right on 50.00 %"), (glue.glue_stsb, "")):
+        data = task.load(sst2, True)
+        answer = f"one answer for all test samples{words}"
+        assert data.trivial == Trivial(answer=answer, value=0, margin=200 / len(data.test) ** 0.5)
+
+
+def test_a_correlation_by_chance_is_within_the_margin():
+    """As often as a normal variable is within two standard deviations, one-sidedly."""
+    random = np.random.default_rng(0)
+    answers, truths = random.integers(2, size=(2, 4_000, 400))
+    centred = [one - one.mean(axis=1, keepdims=True) for one in (answers, truths)]
+    product = (centred[0] * centred[1]).sum(axis=1)
+    phi = product / np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
+    assert (100 * phi <= 200 / 400**0.5).mean() == pytest.approx(0.977, abs=0.01)
 
 
 def test_missing_files_are_explained(tmp_path):
@@ -309,7 +320,7 @@ def test_real_files(real_data):
     for name, counts in {"qnli": (8_999, 5_463), "qqp": (8_999, 1_000), "mnli_m": (8_999, 1_000)}.items():
         data = task_of(name).load(real_data, True)
         assert (len(data.train), len(data.test)) == counts
-    assert "would score 50.92 %" in glue.glue_sst2.load(real_data, False).notes[0]
+    assert f"{glue.glue_sst2.load(real_data, False).trivial.value:.2f}" == "50.92"
 
 
 def test_real_tokens_are_those_of_transformers(real_data):

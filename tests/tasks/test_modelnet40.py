@@ -83,9 +83,10 @@ def test_the_release_is_read(release):
         assert data.train.answers.tolist() == [0, 1, 2, 0] * 2
     (note,) = data.notes
     assert note == (
-        "modelnet40_ply_hdf5_2048 (HDF5 release); 3 of 40 classes, 8 of 9,840 training and 4 of 2,468 test clouds; "
-        "one answer for all test clouds would score 50.00 %"
+        "modelnet40_ply_hdf5_2048 (HDF5 release); 3 of 40 classes, 8 of 9,840 training and 4 of 2,468 test clouds"
     )
+    assert data.trivial.answer == "one answer for all test samples ('airplane')"
+    assert (data.trivial.value, data.trivial.margin) == (50, 50)
     with h5py.File(release / "ply_data_test0.h5") as file:
         first = file["data"][0, :1024]
     found = data.test.points[0].T.numpy()
@@ -99,7 +100,7 @@ def test_a_part_is_refused_unless_it_is_asked_for_and_the_whole_needs_no_note(re
     for name, value in (("_CLASSES", 3), ("_TRAIN", {"HDF5 release": 8}), ("_TEST", 4)):
         monkeypatch.setattr(module, name, value)
     (note,) = modelnet40.load(release, False).notes
-    assert note == "modelnet40_ply_hdf5_2048 (HDF5 release); one answer for all test clouds would score 50.00 %"
+    assert note == "modelnet40_ply_hdf5_2048 (HDF5 release)"
 
 
 def test_normals_are_further_channels(release, meshes):

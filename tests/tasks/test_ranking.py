@@ -19,6 +19,7 @@ from bibench.tasks.ranking import (
     evaluate,
     leave_one_out,
     loss,
+    most_popular,
     ndcg,
     ranks,
 )
@@ -481,3 +482,16 @@ def test_an_accelerator_gets_the_same_pairs_and_candidates():
         assert torch.equal(there.pairs.cpu(), here.pairs)
         assert torch.equal(there.counted.cpu(), here.counted)
         assert torch.equal(there.positive.cpu(), here.positive)
+
+
+@settings(deadline=None)
+@given(rows=_known(spare=2), full_users=st.integers(0, 3), data=st.data())
+def test_the_most_popular_items_score_as_a_network_that_knows_only_them(rows, full_users, data):
+    train = _interactions(rows)
+    test = [data.draw(st.sampled_from(sorted(set(range(rows[1])) - own))) for own in rows[0]]
+    half = LeaveOneOut(train=train, test=torch.tensor(test), negatives=12, full_users=full_users)
+    counts = torch.tensor([float(sum(item in own for own in rows[0])) for item in range(rows[1])])
+    found = evaluate(Table(counts.expand(len(rows[0]), -1)), half.batches(4, device=CPU))
+    trivial = most_popular(train, half)
+    assert trivial.value == found.figures["hr10"]
+    assert trivial.margin == pytest.approx(2 * found.per_sample.std() / len(test) ** 0.5, abs=1e-6)

@@ -371,6 +371,31 @@ def test_the_parts_of_a_benchmark_are_one_task() -> None:
         assert found["om_task"].value == pytest.approx(math.sqrt((4900 + 100) / 2))
 
 
+def test_full_precision_at_the_level_of_a_trivial_answer_is_told() -> None:
+    """``sst2`` has learned nothing that shows on average; of ``rte`` nobody has said the level."""
+    level = (figure("trivial_accuracy", 50.0, "percent"), figure("trivial_accuracy_margin", 3.0, "percent"))
+    values = {
+        ("sst2", "fp32"): (54.0, 51.9),
+        ("sst2", "bnn"): (50.0, 50.0),
+        ("rte", "fp32"): (51.0, 51.0),
+        ("rte", "bnn"): (50.0, 50.0),
+    }
+    records = [
+        ok_record(run, value, figures=(figure("accuracy", value, "percent"), *(level if task == "sst2" else ())))
+        for (task, algorithm), both in values.items()
+        for seed, value in enumerate(both)
+        for run in (run_config(task, "bert", algorithm, seed),)
+    ]
+    made = Results(plan=[record.run for record in records], records=records)
+    told = "full precision of bert on sst2 is at the level of a trivial answer: shares of it say nothing"
+    found = by_metric(learning_task.score(made))
+    assert {metric: one.note for metric, one in found.items()} == {"sst2": told, "rte": "", "om_task": told}
+    assert by_metric(neural_architecture.score(made))["transformers"].note == told
+    better = records[1].model_copy(update={"figures": (figure("accuracy", 52.1, "percent"), *level)})
+    changed = Results(plan=made.plan, records=[records[0], better, *records[2:]])
+    assert {one.note for one in by_metric(learning_task.score(changed)).values()} == {""}
+
+
 @settings(deadline=None)
 @given(
     scores=st.lists(st.floats(-100.0, 100.0), min_size=6, max_size=6),

@@ -288,7 +288,11 @@ def _run(
     return finish(
         "ok",
         trained.state,
-        figures=(*_figures(task, trained.evaluation), *(item for item in taken if isinstance(item, Figure))),
+        figures=(
+            *_figures(task, trained.evaluation),
+            *_trivial(task, data),
+            *(item for item in taken if isinstance(item, Figure)),
+        ),
         absences=tuple(item for item in taken if isinstance(item, Absence)),
         measured=tracks,
         weights=file_sha256(weights),
@@ -435,6 +439,17 @@ def _figures(task: Task, evaluation: Evaluation) -> list[Figure]:
             higher_is_better=metric.higher_is_better if name == metric.name else (False if name == "loss" else None),
         )
         for name, value in evaluation.figures.items()
+    ]
+
+
+def _trivial(task: Task, data: Data) -> list[Figure]:
+    """What the score is to be seen against: that of an answer without looking, and how much of it chance may add."""
+    if data.trivial is None:
+        return []
+    name, unit, samples = f"trivial_{task.metric.name}", task.metric.unit, len(data.test)
+    return [
+        Figure(name=name, value=data.trivial.value, unit=unit, samples=samples, mode=data.trivial.answer),
+        Figure(name=f"{name}_margin", value=data.trivial.margin, unit=unit, samples=samples),
     ]
 
 

@@ -15,6 +15,7 @@ from bibench.tracks.corruption_robustness import CorruptionType, corruption_type
 from bibench.tracks.lookup import FULL_PRECISION, Lookup, Row, algorithms_in
 from bibench.tracks.statistics import Interval, mean_interval
 from bibench.tracks.training_consumption import settings_in
+from bibench.tracks.trivial import TrivialLevel, trivial_level
 
 __all__ = [
     "Card",
@@ -49,12 +50,14 @@ class Cell:
         failed: how many runs failed.
         planned: how many were planned.
         best: whether it is the best of its column, or cannot be told apart from it.
+        trivial: whether its mean is at the level of a trivial answer.
     """
 
     values: Mapping[int, float]
     failed: int
     planned: int
     best: bool = False
+    trivial: bool = False
 
     @property
     def spread(self) -> Interval | None:
@@ -74,10 +77,23 @@ class Cell:
             text += f" ({spread.count} of {self.planned}{', failed' if self.failed else ''})"
         return text
 
+    @property
+    def marked(self) -> str:
+        """The cell in words with its marks: ``*`` at a trivial level, ``~`` among the best."""
+        return " ".join(filter(None, (self.text, "*" if self.trivial else "", "~" if self.best else "")))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskTable:
-    """Scores on one task, full precision first; ``cells`` by (algorithm, architecture), ``unit`` of the metric."""
+    """Scores on one task, full precision first.
+
+    Args:
+        task, metric, unit: what was scored.
+        seeds: how many the plan has.
+        algorithms, architectures: rows and columns.
+        cells: by (algorithm, architecture).
+        level: of a trivial answer, where the task says one.
+    """
 
     task: str
     metric: str
@@ -86,6 +102,17 @@ class TaskTable:
     algorithms: tuple[str, ...]
     architectures: tuple[str, ...]
     cells: Mapping[tuple[str, str], Cell]
+    level: TrivialLevel | None
+
+    @property
+    def trivial(self) -> str | None:
+        """What a trivial answer scores, and with it what the mark ``*`` says, where a cell has it."""
+        if self.level is None:
+            return None
+        score = f"{self.level.value:.2f} {self.level.unit}"
+        if not any(cell.trivial for cell in self.cells.values()):
+            return f"{self.level.answer} would score {score}"
+        return f"* not better by more than {self.level.margin:.3g} than {self.level.answer}, which would score {score}"
 
     @property
     def title(self) -> str:
@@ -115,12 +142,17 @@ def _task_table(results: Results, task: str, rows: Iterable[Row], best: Mapping[
     runs = [run for run in results.main if run.task == task]
     architectures = tuple(architecture for own, architecture in rows if own == task)
     algorithms = (FULL_PRECISION, *algorithms_in(runs))
+    level = trivial_level(record for run in runs if (record := results.record(run.id)) is not None)
     cells = {}
     units: list[str] = []
     for algorithm in algorithms:
         for architecture in architectures:
             cell = _cell(results, results.main_of(task, architecture, algorithm), units)
-            cells[algorithm, architecture] = replace(cell, best=algorithm in best.get((task, architecture), ()))
+            cells[algorithm, architecture] = replace(
+                cell,
+                best=algorithm in best.get((task, architecture), ()),
+                trivial=level is not None and cell.spread is not None and level.covers(cell.spread.mean),
+            )
     return TaskTable(
         task=task,
         metric=runs[0].metric,
@@ -129,6 +161,7 @@ def _task_table(results: Results, task: str, rows: Iterable[Row], best: Mapping[
         algorithms=algorithms,
         architectures=architectures,
         cells=cells,
+        level=level,
     )
 
 

@@ -173,13 +173,15 @@ def _task_columns(content: TaskTable) -> Iterator[_Column]:
         for algorithm in content.algorithms:
             cell = content.cells[algorithm, architecture]
             style = "bold green" if cell.best else "red" if cell.failed else "" if cell.values else "dim"
-            column.append(Text(f"{cell.text} ~" if cell.best else cell.text, style=style))
+            column.append(Text(cell.marked, style=style))
         yield column
 
 
 def _task_legend(content: TaskTable) -> Iterator[str]:
     if any(cell.best for cell in content.cells.values()):
         yield "~ best of its column, or cannot be told apart from it (paired bootstrap over test samples, 95 %)"
+    if content.trivial is not None:
+        yield content.trivial
     if content.seeds == 1:
         yield "one seed: an example, not a measurement of the algorithms"
 

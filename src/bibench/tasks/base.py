@@ -31,6 +31,7 @@ __all__ = [
     "PicturePair",
     "Split",
     "Task",
+    "Trivial",
 ]
 
 Batch = Any
@@ -72,6 +73,22 @@ class Corrupted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trivial:
+    """What is scored without looking at the sample, which a network that has learned something must beat.
+
+    Args:
+        answer: what is answered, such as ``"one answer for all test samples ('positive')"``.
+        value: its score, in the unit of the task's metric.
+        margin: how far beyond ``value`` a score may be by chance: two standard errors over the test set, where the
+            metric has one.
+    """
+
+    answer: str
+    value: float
+    margin: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """A loaded data set.
 
@@ -84,6 +101,8 @@ class Data:
         corrupted: ``corrupted(name, severity)`` returns the test split under one of
             `bibench.tasks.corruptions.CORRUPTIONS`, severity 1 to 5; None: the task has no images.
         labels: names of the outputs, where the data have them, such as a tree's folders; empty: the task's.
+        trivial: what the best answer that looks at no sample scores on the test half; None: nobody has said. Scores at
+            its level are marked in reports.
     """
 
     train: Split
@@ -93,6 +112,7 @@ class Data:
     notes: tuple[str, ...] = ()
     corrupted: Callable[[str, int], Corrupted] | None = None
     labels: tuple[str, ...] = ()
+    trivial: Trivial | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from torchvision.datasets import CIFAR10
 
 from bibench.recipes import SGD, Adam, Cosine, Recipe
 from bibench.tasks.base import Corrupted, Data, DataError, Task
-from bibench.tasks.classification import ACCURACY, ImagesInMemory, evaluate, fingerprint, loss
+from bibench.tasks.classification import ACCURACY, ImagesInMemory, commonest, evaluate, fingerprint, loss
 from bibench.tasks.corruption_cache import Originals, generated
 from bibench.tasks.preprocessing import Preprocessing
 
@@ -251,6 +251,7 @@ def _load(root: Path | None, subset: bool) -> Data:
         fingerprint=fingerprint(*train, *test),
         notes=("; ".join(notes),) if notes else (),
         corrupted=partial(_corrupted, test_split, _originals(root, folder.parent, labels=test[1])),
+        trivial=commonest(test[1]),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,9 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bibench.tasks.base import Evaluation, Metric
+from bibench.tasks.base import Evaluation, Metric, Trivial
 
-__all__ = ["ACCURACY", "ImageBatch", "ImagesInMemory", "crop_and_flip", "evaluate", "fingerprint", "loss", "normalise"]
+__all__ = [
+    "ACCURACY",
+    "ImageBatch",
+    "ImagesInMemory",
+    "commonest",
+    "crop_and_flip",
+    "evaluate",
+    "fingerprint",
+    "loss",
+    "normalise",
+]
 
 ACCURACY = Metric(name="accuracy")
 """Share of test samples whose largest output is the right class, in percent."""
@@ -56,6 +67,28 @@ def evaluate(model: nn.Module, batches: Iterable[ImageBatch]) -> Evaluation:
     mean_loss = torch.cat(losses).double().mean().item()
     return Evaluation(
         figures={"accuracy": 100.0 * float(correct.mean()), "loss": mean_loss}, per_sample=correct.astype(np.float32)
+    )
+
+
+def commonest(labels: Sequence[int] | npt.NDArray[np.integer] | Tensor, names: Sequence[str] = ()) -> Trivial:
+    """The accuracy in percent of giving each test sample the commonest of their labels.
+
+    With its share ``p`` of ``n`` samples: ``100 p``, and a margin of ``200 sqrt(p (1 - p) / n)``.
+
+    Args:
+        labels: of the test samples, from 0.
+        names: of the labels, to say which.
+
+    >>> commonest([0, 1, 1, 1], ["bad", "good"])
+    Trivial(answer="one answer for all test samples ('good')", value=75.0, margin=43.30127018922193)
+    """
+    counts = np.bincount(np.asarray(labels))
+    share = float(counts.max()) / len(labels)
+    name = f" ('{names[int(counts.argmax())]}')" if names else ""
+    return Trivial(
+        answer=f"one answer for all test samples{name}",
+        value=100.0 * share,
+        margin=200.0 * math.sqrt(share * (1 - share) / len(labels)),
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bibench.tasks.average_precision import Detections, Truth
-from bibench.tasks.base import Data, DataError
+from bibench.tasks.base import Data, DataError, Trivial
 from bibench.tasks.classification import fingerprint
 from bibench.tasks.detection import DetectionBatch, Figures
 from bibench.tasks.preprocessing import open_image, read_image
@@ -369,10 +369,14 @@ def _mean_box(train: Objects, test: Objects) -> tuple[int, list[Detections]]:
     return commonest, [Detections(boxes=box[None], labels=one, scores=np.ones(1)) for box in boxes]
 
 
+_NOTHING = 0.05
+"""Percent points of mAP, which is no mean over images and has no standard error, that are as good as none."""
+
+
 def detection_data(
     found: Annotations, labels: tuple[str, ...], notes: Sequence[str], figures: Figures, *, short: int, long: int
 ) -> Data:
-    """The splits of a data set, with notes on what was left out and on the score of a constant answer.
+    """The splits of a data set, with notes on what was left out, and the score of a constant answer.
 
     The size of an image is that of its file. Training images without an object that counts are left out.
 
@@ -404,7 +408,6 @@ def detection_data(
     train, test = objects.part(~found.test & counts), objects.part(found.test)
     commonest, guesses = _mean_box(train, test)
     score = 100 * figures(test.truths(), guesses, len(labels))["map"]
-    level = f"the mean box of the commonest class ({labels[commonest - 1]}) on every image would score {score:.2f} %"
     content = (objects.names, lengths, found.test, sizes, objects.starts)
     boxes = (objects.boxes, objects.labels, objects.ignored, objects.areas)
     return Data(
@@ -412,6 +415,11 @@ def detection_data(
         test=DetectionFiles(objects=test, short=short, long=long),
         outputs=len(labels),
         fingerprint=fingerprint(*content, *boxes),
-        notes=("; ".join((*notes, *flaws, level)),),
+        notes=("; ".join((*notes, *flaws)),) if notes or flaws else (),
         labels=labels,
+        trivial=Trivial(
+            answer=f"the mean box of the commonest class ({labels[commonest - 1]}) on every image",
+            value=score,
+            margin=_NOTHING,
+        ),
     )

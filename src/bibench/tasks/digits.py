@@ -11,7 +11,7 @@ import torch
 
 from bibench.recipes import SGD, Adam, Recipe
 from bibench.tasks.base import Corrupted, Data, Task
-from bibench.tasks.classification import ACCURACY, ImagesInMemory, evaluate, fingerprint, loss
+from bibench.tasks.classification import ACCURACY, ImagesInMemory, commonest, evaluate, fingerprint, loss
 from bibench.tasks.corruption_cache import generated
 from bibench.tasks.preprocessing import Preprocessing
 
@@ -19,6 +19,7 @@ __all__ = ["digits"]
 
 _TEST = 360
 _EPOCHS = 12
+_NAMES = tuple("0123456789")
 _PREPROCESSING = Preprocessing(channels=1, size=(8, 8), high=16, mean=(4.9,), std=(6.0,))
 
 
@@ -55,6 +56,7 @@ def _load(root: Path | None, subset: bool) -> Data:
         outputs=10,
         fingerprint=fingerprint(train_images, train_labels, test_images, test_labels),
         corrupted=partial(_corrupted, test),
+        trivial=commonest(test_labels, _NAMES),
     )
 
 
@@ -74,7 +76,7 @@ digits = Task(
     binarized=Recipe(optimizer=Adam(lr=1e-3), epochs=_EPOCHS, batch_size=64),
     source="Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998; scikit-learn's load_digits",
     preprocessing=_PREPROCESSING,
-    labels=tuple("0123456789"),
+    labels=_NAMES,
 )
 """The quick task: the whole benchmark in a minute on a laptop. Pixels are 0 to 16.
 

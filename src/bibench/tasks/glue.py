@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -12,8 +13,8 @@ import numpy as np
 from torch import nn
 
 from bibench.recipes import Adam, Linear, Recipe
-from bibench.tasks.base import Data, DataError, Evaluation, Metric, Task
-from bibench.tasks.classification import ACCURACY, evaluate, loss
+from bibench.tasks.base import Data, DataError, Evaluation, Metric, Task, Trivial
+from bibench.tasks.classification import ACCURACY, commonest, evaluate, loss
 from bibench.tasks.glue_files import Part, Table, find, read, vocabulary
 from bibench.tasks.text import (
     CORRELATION,
@@ -77,14 +78,14 @@ def _load(name: str, table: Table, length: int, metric: Metric, root: Path | Non
             notes.append(f"{part.name}: {split.cut:,} of {len(split):,} samples cut to {length} word pieces")
     if parts.test.subset and table.test[0] not in parts.test.name:
         notes.append(f"{parts.test.name} stands for {table.test[0]}.tsv")
-    notes.append(_trivial(table, splits[1], metric))
     return Data(
         train=splits[0],
         test=splits[1],
         outputs=max(1, len(table.labels)),
         fingerprint=digest.hexdigest(),
-        notes=("; ".join(notes),),
+        notes=("; ".join(notes),) if notes else (),
         labels=table.labels,
+        trivial=_trivial(table, splits[1], metric),
     )
 
 
@@ -105,14 +106,15 @@ def _left_out(split: Tokens) -> str:
     return f": {split.broken:,} broken rows left out (the first is {split.first_broken})" if split.broken else ""
 
 
-def _trivial(table: Table, test: Tokens, metric: Metric) -> str:
-    """What a constant answer scores on the test half."""
+def _trivial(table: Table, test: Tokens, metric: Metric) -> Trivial:
+    """What a constant answer scores on the test half; a correlation by chance has a standard error of ``1/sqrt(n)``."""
+    chance = 200.0 / math.sqrt(len(test))
     if not table.labels:
-        return "one answer for all test samples would score 0"
-    counts = np.bincount(test.labels.astype(np.int64), minlength=len(table.labels))
-    share = f"{100.0 * counts.max() / len(test):.2f} %"
-    answer = f"one answer for all test samples ('{table.labels[int(counts.argmax())]}') would score"
-    return f"{answer} 0 (accuracy: {share})" if metric is MATTHEWS else f"{answer} {share}"
+        return Trivial(answer="one answer for all test samples", value=0.0, margin=chance)
+    share = commonest(test.labels.astype(np.int64), table.labels)
+    if metric is MATTHEWS:
+        return Trivial(answer=f"{share.answer}, right on {share.value:.2f} %", value=0.0, margin=chance)
+    return share
 
 
 def _task(

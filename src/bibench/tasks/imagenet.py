@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from bibench.recipes import SGD, Adam, Cosine, Recipe
 from bibench.tasks.base import Corrupted, Data, DataError, Task
-from bibench.tasks.classification import ACCURACY, ImageBatch, evaluate, loss, normalise
+from bibench.tasks.classification import ACCURACY, ImageBatch, commonest, evaluate, loss, normalise
 from bibench.tasks.corruptions import check_corruption, corrupt
 from bibench.tasks.preprocessing import Preprocessing, read_image
 from bibench.tasks.workers import WORKERS, read_batches
@@ -165,6 +165,7 @@ def _load(root: Path | None, subset: bool) -> Data:
         notes=notes,
         corrupted=partial(_corrupted, centres),
         labels=tuple(train.classes),
+        trivial=commonest([label for _, label in test.samples], train.classes),
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from bibench.recipes import Adam, Constant, Recipe
 from bibench.tasks.base import Data, DataError, Task
 from bibench.tasks.classification import fingerprint
-from bibench.tasks.ranking import HIT_RATE, TOP, LabelledPairs, LeaveOneOut, evaluate, leave_one_out, loss
+from bibench.tasks.ranking import HIT_RATE, TOP, LabelledPairs, LeaveOneOut, evaluate, leave_one_out, loss, most_popular
 
 __all__ = ["NEGATIVES", "movielens"]
 
@@ -197,6 +197,7 @@ def _load(root: Path | None, subset: bool) -> Data:
         outputs=(train.users, train.items),
         fingerprint=fingerprint(train.user.numpy(), train.item.numpy(), held_out.test.numpy()),
         notes=("; ".join(note for note in notes if note),),
+        trivial=most_popular(train, test),
     )
 
 

@@ -13,7 +13,7 @@ import torch
 
 from bibench.recipes import SGD, Adam, Recipe
 from bibench.tasks.base import Data, Task
-from bibench.tasks.classification import ACCURACY, ImagesInMemory, evaluate, fingerprint, loss
+from bibench.tasks.classification import ACCURACY, ImagesInMemory, commonest, evaluate, fingerprint, loss
 
 __all__ = ["noise32", "noise224"]
 
@@ -40,6 +40,7 @@ def _load(side: int, classes: int, root: Path | None, subset: bool) -> Data:
         outputs=classes,
         fingerprint=fingerprint(*arrays),
         notes=(f"images of {side} pixels are noise: scores on them say nothing",),
+        trivial=commonest(test.labels),
     )
 
 

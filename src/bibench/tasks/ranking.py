@@ -8,6 +8,8 @@ Source: He et al., Neural Collaborative Filtering, 2017, sections 2.1, 3.1 and 4
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bibench.tasks.base import Evaluation, Metric
+from bibench.tasks.base import Evaluation, Metric, Trivial
 
 __all__ = [
     "HIT_RATE",
@@ -33,6 +35,7 @@ __all__ = [
     "evaluate",
     "leave_one_out",
     "loss",
+    "most_popular",
     "ndcg",
     "ranks",
 ]
@@ -514,3 +517,26 @@ def evaluate(model: nn.Module, batches: Iterable[Candidates]) -> Evaluation:
         full = torch.cat(found[True]).cpu()
         figures |= {"hr10_all": (full <= TOP).double().mean().item(), "ndcg10_all": ndcg(full).mean().item()}
     return Evaluation(figures=figures, per_sample=hits.numpy().astype(np.float32))
+
+
+def most_popular(train: Interactions, test: LeaveOneOut) -> Trivial:
+    """HR@10, as a ratio, of ranking items by how many users have them in training: the same ranking for every user.
+
+    The margin is two standard errors of a share, ``2 sqrt(p (1 - p) / users)``.
+
+    Source: He et al., Neural Collaborative Filtering, 2017, section 4.1 (ItemPop).
+
+    >>> seen = Interactions(users=2, items=4, user=torch.tensor([0, 0, 1]), item=torch.tensor([0, 2, 3]))
+    >>> most_popular(seen, LeaveOneOut(train=seen, test=torch.tensor([1, 1]))).value
+    1.0
+    """
+    count = train.item.bincount(minlength=train.items).float()
+    batches = test.batches(_BLOCK, device=torch.device("cpu"))
+    sampled = itertools.takewhile(lambda batch: not batch.all_items, batches)
+    places = torch.cat([ranks(count[batch.pairs[..., 1]], batch.positive, batch.counted) for batch in sampled])
+    share = (places <= TOP).double().mean().item()
+    return Trivial(
+        answer="ranking items by how many users have them, the same for every user",
+        value=share,
+        margin=2 * math.sqrt(share * (1 - share) / len(test)),
+    )

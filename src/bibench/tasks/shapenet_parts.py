@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bibench.recipes import Adam, Cosine, Recipe
-from bibench.tasks.base import Data, DataError, Task
+from bibench.tasks.base import Data, DataError, Task, Trivial
 from bibench.tasks.classification import fingerprint
 from bibench.tasks.points import (
     MEAN_IOU,
@@ -265,7 +266,7 @@ def _read_file(path: Path, numbers: npt.NDArray[np.int64]) -> _Half:
     return _Half(points=np.ascontiguousarray(points.transpose(0, 2, 1)), parts=parts, category=category)
 
 
-def _trivial(train: _Half, test: _Half) -> float:
+def _trivial(train: _Half, test: _Half) -> Trivial:
     """The mean IoU in percent of predicting, for all points of an object, its category's most frequent part."""
     frequent = np.zeros((len(CATEGORIES), _PARTS))
     np.add.at(frequent, (train.category[:, None], train.parts), 1)
@@ -276,7 +277,11 @@ def _trivial(train: _Half, test: _Half) -> float:
         best = int(frequent[category, own.start : own.stop].argmax())
         right = share[best]  # of all points, which all are predicted to be of this part
         ious.append((right + (np.delete(share, best) == 0).sum()) / len(own))
-    return 100.0 * float(np.mean(ious))
+    return Trivial(
+        answer="each category's most frequent part everywhere",
+        value=100.0 * float(np.mean(ious)),
+        margin=200.0 * float(np.std(ious)) / math.sqrt(len(ious)),
+    )
 
 
 def _find(root: Path) -> tuple[Path, bool, list[str]]:
@@ -310,7 +315,6 @@ def _load(root: Path | None, subset: bool, *, normals: bool) -> Data:
         if not subset:
             raise DataError(f"{folder} has {part}; {_SUBSET}; {_LAYOUT}")
         notes.append(part)
-    notes.append(f"each category's most frequent part everywhere would score {_trivial(train, test):.2f} %")
     if others:
         notes.append(f"{', '.join(others)} also there and not used (name a folder itself to choose it)")
     splits = [
@@ -328,6 +332,7 @@ def _load(root: Path | None, subset: bool, *, normals: bool) -> Data:
         outputs=(len(CATEGORIES), _PARTS),
         fingerprint=fingerprint(*(array for half in halves for array in (half.points, half.parts, half.category))),
         notes=("; ".join(notes),),
+        trivial=_trivial(train, test),
     )
 
 

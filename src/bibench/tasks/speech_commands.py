@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from bibench.files import atomic_write
 from bibench.recipes import SGD, Adam, Cosine, Recipe
 from bibench.tasks.base import Data, DataError, Task
-from bibench.tasks.classification import ACCURACY, evaluate, fingerprint, loss
+from bibench.tasks.classification import ACCURACY, commonest, evaluate, fingerprint, loss
 from bibench.tasks.corruption_cache import CACHE_VARIABLE, cache_folder
 
 __all__ = ["BANDS", "FRAMES", "Features", "log_mel", "mel_filters", "speech_commands", "speech_commands_v2_35"]
@@ -495,21 +495,21 @@ def _load(root: Path | None, subset: bool, *, task: str, original: _Original, cl
         raise DataError(f"{folder}: no training or no test clip can be used; {'; '.join(reader.notes())}")
     cuts = list(noise.cuts(step=RATE // 2))
     noises, _ = _stored(((wave, 0) for wave in cuts), len(cuts), digest)
-    trivial = 100 * float(test_labels.bincount().max()) / len(test)
-    notes = [
+    every = [
         "" if whole else f"{folder.name}: {part} of {original.folder}",
         "" if found.listed else "one speaker in five is for the test, since there is no testing_list.txt",
         "" if noise.waves else f"no {_NOISE}: no noise is added{', no silence made' if twelve else ''}",
         _counted("clips left out whose folder is no word of the data set", found.unknown),
         *reader.notes(),
-        f"one answer for all test clips would score {trivial:.2f} %",
     ]
+    notes = [note for note in every if note]
     return Data(
         train=Features(features=train, labels=train_labels, noise=noises if len(noises) else None, shift=3),
         test=Features(features=test, labels=test_labels),
         outputs=len(classes),
         fingerprint=digest.hexdigest(),
-        notes=("; ".join(note for note in notes if note),),
+        notes=("; ".join(notes),) if notes else (),
+        trivial=commonest(test_labels, classes),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from bibench.records import Record, Results, Score
 from bibench.tracks.base import Mode
 from bibench.tracks.lookup import (
+    FULL_PRECISION,
     Lack,
     Lookup,
     PerSeed,
@@ -22,6 +23,7 @@ from bibench.tracks.lookup import (
     overall,
     ratio,
 )
+from bibench.tracks.trivial import trivial_level
 
 __all__ = ["relative_scores"]
 
@@ -46,7 +48,8 @@ def relative_scores(
     score is zero, negative or next to zero, since nothing can be said relative to that; else ``incomplete`` if a run
     has no record yet, was never planned, or the component has no rows. Negative scores (a correlation) enter their
     component as they are, and a component that stays negative enters the overall metric as 0, which its note says:
-    squared, it would count as merit.
+    squared, it would count as merit. Notes also name the networks whose full-precision score is at the level of a
+    trivial answer (`bibench.tracks.trivial`): nothing can be kept where nothing was learned.
 
     Args:
         results: planned runs and records; each binarized run needs the ``fp32`` run of its task, architecture, seed.
@@ -65,6 +68,8 @@ def relative_scores(
     """
     lookup = results.once(Lookup)
     known = results.once(_Known)
+    unlearned = {metric: _unlearned(lookup, rows) for metric, rows in components.items()}
+    unlearned[overall_metric] = list(dict.fromkeys(name for names in unlearned.values() for name in names))
     scores = []
     for algorithm in lookup.algorithms:
         seeds = lookup.seeds(algorithm)
@@ -79,7 +84,7 @@ def relative_scores(
             metric: by_seed(seeds, rows, relative) if rows else [Lack(f"no {metric} in this suite")]
             for metric, rows in components.items()
         }
-        notes = {overall_metric: entered_as_0(found)}
+        negative = {overall_metric: entered_as_0(found)}
         found[overall_metric] = overall(list(found.values()))
         scores += [
             make_score(
@@ -88,12 +93,32 @@ def relative_scores(
                 algorithm=algorithm,
                 mode=mode,
                 per_seed=per_seed,
-                note=notes.get(metric, ""),
+                note="; ".join(filter(None, (negative.get(metric, ""), _meaningless(unlearned[metric])))),
             )
             for metric, per_seed in found.items()
         ]
     order = [*components, overall_metric]
     return sorted(scores, key=lambda score: order.index(score.metric))
+
+
+def _unlearned(lookup: Lookup, rows: Sequence[Row]) -> list[str]:
+    """The rows whose full precision, mean over seeds, scores no more than a trivial answer."""
+    found = []
+    for row in rows:
+        every = [lookup.record(row, FULL_PRECISION, seed) for seed in lookup.seeds(FULL_PRECISION)]
+        records = [record for record in every if isinstance(record, Record)]
+        level = trivial_level(records)
+        scores = [score for record in records if (score := record.number(record.run.metric)) is not None]
+        if level is not None and level.covers(sum(scores) / len(scores)):
+            found.append(f"{row[1]} on {row[0]}")
+    return found
+
+
+def _meaningless(networks: Sequence[str]) -> str:
+    """What to know of shares of these full-precision networks; nothing where there are none."""
+    if not networks:
+        return ""
+    return f"full precision of {', '.join(networks)} is at the level of a trivial answer: shares of it say nothing"
 
 
 class _Known:
