@@ -67,7 +67,6 @@ void each(Model& m, const float* x, float* y, size_t count, Function f) {
 }
 
 void elementwise(Model& m, int kind, float f0, float f1, const float* x, float* y, size_t n) {
-  constexpr float half_root = 0.70710678118654752f;  // sqrt(1/2)
   constexpr float root = 0.79788456080286536f;       // sqrt(2/pi)
   switch (kind) {
     case 0:
@@ -76,7 +75,9 @@ void elementwise(Model& m, int kind, float f0, float f1, const float* x, float* 
         return v > f1 ? f1 : v;
       });
     case 1:
-      return each(m, x, y, n, [](float v) { return 0.5f * v * (1 + std::erf(v * half_root)); });
+      return m.team.share((n + 1023) / 1024, [&](size_t begin, size_t end) {
+        m.kernels->gelu(x + begin * 1024, y + begin * 1024, std::min(end * 1024, n) - begin * 1024);
+      });
     case 2:
       return each(m, x, y, n, [](float v) { return 0.5f * v * (1 + std::tanh(root * (v + 0.044715f * v * v * v))); });
     case 3:

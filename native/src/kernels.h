@@ -76,6 +76,7 @@ struct Kernels {
   void (*magnitude)(const float* in, float* out, int groups, int group_channels, size_t begin, size_t end);
   // Elementwise on contiguous memory; kinds as in the format. stride_b 0: b is one number.
   void (*binary)(int kind, const float* a, const float* b, int stride_b, float* out, size_t count);
+  void (*gelu)(const float* in, float* out, size_t count);  // out may be in
   // Rows [begin, end) of a · b.
   void (*matmul)(const float* a, const float* b, float* out, int inner, int columns, bool transposed, size_t begin,
                  size_t end);

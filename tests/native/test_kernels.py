@@ -1,10 +1,12 @@
 """Every instruction set against the interpreter in NumPy that was written from the format's description."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from native_programs import convolution, exact_programs, rounded_programs
+from native_programs import convolution, exact_programs, rounded_programs, simple
 from random_shapes import convolutions
 
 import packed_reference as reference
@@ -70,6 +72,25 @@ def test_a_batch_is_its_samples(engine):
     for isa in engine.instruction_sets():
         (got,) = engine.Engine(data, isa=isa, threads=2).run([np.ascontiguousarray(images).reshape(-1)], 3)
         assert_same_bits([got], [np.concatenate(want)], isa)
+
+
+def test_gelu_is_the_formula_with_an_error_function_that_is_rounded_right(engine):
+    """But for a few numbers on which roundings meet: then by the last bit of ``1 + erf``."""
+    special = [math.inf, -math.inf, math.nan, 0.0, -0.0, 1e-38, -1e-30, 3e38, -3e38]
+    turn = np.linspace(5.5, 5.6, 10_001)
+    x = np.concatenate([np.linspace(-8, 8, 20_001), turn, -turn, special]).astype(np.float32)
+    erf = np.array([math.erf(v) for v in x * np.float32(math.sqrt(0.5))], dtype=np.float32)
+    with np.errstate(invalid="ignore"):
+        want = np.float32(0.5) * x * (1 + erf)
+    program = simple("UNARY", [x], x.size, [1, x.size])
+    for isa in engine.instruction_sets():
+        for threads in (1, 3):
+            (got,) = run(engine, program, isa, threads)
+            other = np.flatnonzero((got.view("u4") != want.view("u4")) & ~(np.isnan(got) & np.isnan(want)))
+            assert len(other) < 0.0005 * len(x), isa
+            bound = 2.0**-24 * np.abs(x[other]) + np.spacing(np.abs(want[other]))
+            assert (np.abs(got[other] - want[other]) <= bound).all(), isa
+            assert ((got < 0) == (want < 0)).all(), isa
 
 
 def test_an_index_outside_the_table_ends_the_run_and_the_next_one_works(engine):
