@@ -1,11 +1,11 @@
 """What loaded and augmented batches cost: training steps over them against the same steps on one fixed batch.
 
-Batches from memory: both are measured in one run, step by step in turns, so that a busy machine slows both. The fixed
-batch is the one just loaded, since those of text differ in length; a repeat's figure is the ratio of its median steps.
-Batches that worker processes read from files: in turns of all steps of a repeat, since workers would go on reading
-while the fixed batch has its turn; the figure is the ratio of the whole times, without the first step, in which the
-workers start. Without ``--data`` the images are random bytes in CIFAR-10's shape; they cost the same. Other tasks need
-their files, or a part of them.
+Batches from memory, or mapped from a file: both are measured in one run, step by step in turns, so that a busy machine
+slows both. The fixed batch is the one just loaded, since those of text differ in length; a repeat's figure is the ratio
+of its median steps. Batches that worker processes read from files: in turns of all steps of a repeat, since workers
+would go on reading while the fixed batch has its turn; the figure is the ratio of the whole times, without the first
+step, in which the workers start. Without ``--data`` the images are random bytes in CIFAR-10's shape; they cost the
+same. Other tasks need their files, or a part of them.
 
     python benchmarks/input_pipeline.py [--data DIR] [--architecture resnet20] [--steps 10] [--repeats 9]
     python benchmarks/input_pipeline.py --task speech_commands --data DIR --batch-size 96
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument(
-        "--workers", type=int, help="processes that read files, where the task's own number isn't meant"
+        "--workers", type=int, help="processes that read files, for tasks that have any; the task's number without"
     )
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -108,12 +108,17 @@ def main() -> None:
     if options.data:
         data = task.load(options.data, True)
         split, outputs = data.train, data.outputs
-        if options.workers is not None:
-            split = replace(split, workers=options.workers)
     elif options.task == "cifar10":
         split, outputs = random_images(), 10
     else:
         parser.error(f"--task {options.task} needs --data")
+    if options.workers is not None:
+        if not hasattr(split, "workers"):
+            parser.error(
+                f"--workers {options.workers}: the samples of {options.task} are in memory or mapped "
+                f"({type(split).__name__}), and no worker processes read them; leave --workers out"
+            )
+        split = replace(split, workers=options.workers)
     needed = (options.steps + 1) * options.batch_size
     if len(split) < needed:
         parser.error(f"--steps {options.steps} needs {needed:,} samples, found {len(split):,}")

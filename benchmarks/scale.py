@@ -1,8 +1,9 @@
-"""What huge grids cost: planning their runs, and scoring and reporting their stored results.
+"""What huge grids cost: planning their runs, beginning a store, and scoring and reporting their stored results.
 
-Each size is planned in a process of its own, then a store with synthetic results of all its runs is written, and
-`bibench report` and `bibench score` read it. Linux only. This process loads nothing big, since the peak memory that the
-system tells of a process isn't less than that of the one that started it.
+Each size is planned in a process of its own, which then begins a store with the plan, and goes on with it as a second
+command does. A store with synthetic results of all runs is written, and `bibench report` and `bibench score` read it.
+Linux only. This process loads nothing big, since the peak memory that the system tells of a process isn't less than
+that of the one that started it.
 
     python benchmarks/scale.py [--sizes small medium large] [--folder DIR]
 """
@@ -59,13 +60,15 @@ def measure(sizes: list[str], folder: Path) -> None:
         score = cost_of("-m", "bibench", "score", str(store))
         size = (store / "report.html").stat().st_size / 1e6
         print(f"\n{found['runs']:,} runs")
-        print(f"planning: {found['seconds']:.2f} s, {found['memory']:.2f} GB at most, {found['before']:.2f} before it")
+        print(f"before planning: {found['before']:.2f} GB at most")
+        for step, (seconds, memory) in found["costs"].items():
+            print(f"{step}: {seconds:.2f} s of a processor, {memory:.2f} GB at most so far")
         for title, cost in (("report", report), ("score", score)):
             print(f"{title}: {cost.wall:.1f} s, {cost.processor:.1f} s of processors, {cost.memory:.2f} GB at most")
         print(f"report.html: {size:.1f} MB")
         own = {
             "runs": found["runs"],
-            "planning": found["seconds"],
+            **{step: seconds for step, (seconds, _) in found["costs"].items()},
             "report": report.processor,
             "score": score.processor,
         }

@@ -12,18 +12,23 @@ import dataclasses
 import json
 import re
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from safetensors.numpy import save
 
 from bibench import registry
 from bibench.bench.plan import make_plan
+from bibench.bench.store import Store
 from bibench.bench.suite import Suite, parse_suite
 from bibench.records import Environment, Figure, Record, RunConfig
 from bibench.tasks.corruptions import CORRUPTIONS
+
+T = TypeVar("T")
 
 ALGORITHMS = ("bnn", "xnor", "dorefa", "bireal", "xnorpp", "reactnet", "recu", "fda")
 GRID = ("digits", "digits_cnn")
@@ -71,13 +76,22 @@ def suite_of(size: Size) -> Suite:
 
 
 def plan(name: str) -> None:
-    """Plan a size and print how many seconds of a processor that took, and the memory in GB that was used before."""
+    """Plan a size, begin a store with it and go on with that; print seconds of a processor and peak memory in GB."""
     make_plan(suite_of(SIZES["small"]))  # what is loaded once, such as the tasks' modules
     before = memory()
-    start = time.process_time()
-    runs = make_plan(suite_of(SIZES[name]))
-    seconds = time.process_time() - start
-    print(json.dumps({"runs": len(runs), "seconds": seconds, "before": before, "memory": memory()}))
+    costs: dict[str, tuple[float, float]] = {}
+
+    def timed(step: str, action: Callable[[], T]) -> T:
+        start = time.process_time()
+        found = action()
+        costs[step] = (time.process_time() - start, memory())
+        return found
+
+    runs = timed("planning", lambda: make_plan(suite_of(SIZES[name])))
+    with tempfile.TemporaryDirectory() as folder:
+        for step in ("beginning", "going on"):
+            timed(step, lambda: Store(folder).begin({"name": "scale"}, runs, {}))
+    print(json.dumps({"runs": len(runs), "before": before, "costs": costs}))
 
 
 def memory() -> float:

@@ -1,4 +1,4 @@
-"""Algorithms of somebody else's package whose training hangs, takes all memory, or kills its process."""
+"""Algorithms of somebody else's package whose training hangs, takes all memory, kills its process, or tells on it."""
 
 from __future__ import annotations
 
@@ -22,20 +22,34 @@ def slope(x):
 
 
 class Misbehaving(Sign):
-    def __init__(self, misbehave):
+    def __init__(self, misbehave, step):
         super().__init__(slope)
         self.misbehave = misbehave
+        self.left = step
 
     def forward(self, x):
         if self.training:
-            self.misbehave()
+            self.left -= 1
+            if self.left < 1:
+                self.misbehave()
         return super().forward(x)
 
 
-def algorithm(name, misbehave):
+def algorithm(name, misbehave, step=1):
     return Algorithm(
-        name=name, title=name, weight=lambda layer: Misbehaving(misbehave), activation=lambda layer: Sign(slope)
+        name=name, title=name, weight=lambda layer: Misbehaving(misbehave, step), activation=lambda layer: Sign(slope)
     )
+
+
+def once(misbehave, memory):
+    """Only where the file isn't there yet; afterwards it is."""
+
+    def maybe():
+        if not Path(memory).exists():
+            Path(memory).touch()
+            misbehave()
+
+    return maybe
 
 
 def sleep():
@@ -56,12 +70,23 @@ def eat():
     time.sleep(600)
 
 
-def sleepy():
-    return algorithm("sleepy", sleep)
+def sleepy(*, memory="", step=1):
+    """Sleeps from a training step on; with a file to remember it, only the first time."""
+    return algorithm("sleepy", once(sleep, memory) if memory else sleep, step)
 
 
-def hungry():
-    return algorithm("hungry", eat)
+def hungry(*, memory="", step=1):
+    """Takes a gigabyte, as `sleepy` sleeps."""
+    return algorithm("hungry", once(eat, memory) if memory else eat, step)
+
+
+def telling():
+    """Its layers can't be made, and the error tells the GPUs that their process may use."""
+
+    def tell(layer):
+        raise RuntimeError(f"CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES')}")
+
+    return Algorithm(name="telling", title="telling", weight=tell, activation=lambda layer: Sign(slope))
 
 
 def dying(*, memory=""):
@@ -84,7 +109,7 @@ def misbehaving(folder: Path) -> str:
     info.mkdir(parents=True)
     (folder / "bibench_misbehaving.py").write_text(ALGORITHMS, encoding="utf-8")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bibench-misbehaving\nVersion: 1.0\n", encoding="utf-8")
-    names = ("sleepy", "hungry", "dying")
+    names = ("sleepy", "hungry", "dying", "telling")
     points = "".join(f"{name} = bibench_misbehaving:{name}\n" for name in names)
     (info / "entry_points.txt").write_text(f"[bibench.algorithms]\n{points}", encoding="utf-8")
     return str(folder)

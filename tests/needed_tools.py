@@ -34,9 +34,12 @@ def need_tool(name: str, package: str) -> str:
     return str(found)
 
 
-def need_runner() -> Path:
-    """The program that measures, for this machine."""
-    path = library_path().with_name(f"bibench_runner_{platform.machine()}")
+def need_runner(machine: str = platform.machine()) -> Path:
+    """The program that measures, for this machine or one of another architecture, as it came with the package."""
+    path = library_path().with_name(f"bibench_runner_{machine}")
     if not path.is_file():
-        lacks(f"the runner needed: {path} is missing, install bibench again with a C++ compiler that links statically")
+        lacks(
+            f"the runner needed: {path} is missing, install bibench again with a C++ compiler that links statically, "
+            f"for another machine with {machine}-linux-gnu-g++ (g++-{machine.replace('_', '-')}-linux-gnu)"
+        )
     return path

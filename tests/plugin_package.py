@@ -1,4 +1,5 @@
-"""A small package of somebody else's: an algorithm, a task, an architecture and a track, as entry points."""
+"""Small packages of somebody else's: one with an algorithm, a task, an architecture and a track as entry points, and
+one with the task of docs/tasks.md alone."""
 
 from __future__ import annotations
 
@@ -50,12 +51,12 @@ def mine(*, learned=True):
     )
 '''
 
-TASK = re.search(
-    r"<!-- own task -->\n```python\n(.*?)```",
+TASK, TASK_PYPROJECT = re.search(
+    r"<!-- own task -->\n```python\n(.*?)```.*<!-- own task's package -->\n```toml\n(.*?)```",
     (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8"),
     re.DOTALL,
-)[1]
-"""The one that the documentation shows."""
+).groups()
+"""The one that the documentation shows, and its package there."""
 
 ARCHITECTURE = '''\
 """Three convolutions."""
@@ -108,33 +109,43 @@ balance = Track(name="balance", title="Balance", description="Share of +1.", sco
 
 
 def plugin_package(folder: Path) -> Path:
-    """Write the package's source below ``folder`` and install it; returns the folder to put on ``PYTHONPATH``.
+    """Install the package with one of each below ``folder``; returns the folder to put on ``PYTHONPATH``."""
+    modules = {"__init__": "", "algorithm": ALGORITHM, "task": TASK, "architecture": ARCHITECTURE, "track": TRACK}
+    files = {f"bibench_example/{name}.py": text for name, text in modules.items()}
+    return _installed(folder, "bibench_example", "1.2", files, PYPROJECT)
+
+
+def task_package(folder: Path) -> Path:
+    """The same for the package of docs/tasks.md: its two files, and nothing else."""
+    return _installed(folder, "stripes", "0.1", {"stripes.py": TASK}, TASK_PYPROJECT)
+
+
+def _installed(folder: Path, name: str, version: str, files: dict[str, str], pyproject: str) -> Path:
+    """Write a package's source and install it.
 
     It is built by pip with setuptools where that is installed. Elsewhere, since tests don't download, the wheel's
     content is written by hand: modules and a ``.dist-info`` folder with the entry points are what an installed
     package is.
     """
     source, target = folder / "source", folder / "installed"
-    package = source / "bibench_example"
-    package.mkdir(parents=True)
-    (source / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
-    modules = {"__init__": "", "algorithm": ALGORITHM, "task": TASK, "architecture": ARCHITECTURE, "track": TRACK}
-    for name, text in modules.items():
-        (package / f"{name}.py").write_text(text, encoding="utf-8")
+    _write(source, {"pyproject.toml": pyproject, **files})
     if _can_build():
         command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
         subprocess.run([*command, "--target", str(target), str(source)], check=True)
         return target
-    (target / package.name).mkdir(parents=True)
-    for name, text in modules.items():
-        (target / package.name / f"{name}.py").write_text(text, encoding="utf-8")
-    info = target / "bibench_example-1.2.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bibench-example\nVersion: 1.2\n", encoding="utf-8")
-    lines = [line.replace('[project.entry-points."', "[").replace('"]', "]") for line in PYPROJECT.splitlines()]
-    points = "\n".join(lines[lines.index("[bibench.algorithms]") :]).replace('"', "")
-    (info / "entry_points.txt").write_text(points, encoding="utf-8")
+    lines = [line.replace('[project.entry-points."', "[").replace('"]', "]") for line in pyproject.splitlines()]
+    first = next(number for number, line in enumerate(lines) if line.startswith("[bibench."))
+    info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
+    points = "\n".join(lines[first:]).replace('"', "")
+    _write(target, {f"{info}/METADATA": metadata, f"{info}/entry_points.txt": points, **files})
     return target
+
+
+def _write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _can_build() -> bool:

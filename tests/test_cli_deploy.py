@@ -93,15 +93,19 @@ def test_full_precision_can_be_exported_too(results, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("to", "name", "bits"),
-    [("onnx", "net.onnx", ", and 0 of [\\d,]+ bits in front of binary layers differ"), ("onnx-packed", "net", "")],
+    ("to", "algorithm", "bits"),
+    [
+        ("onnx", "recu", ", and 0 of [\\d,]+ bits in front of binary layers differ"),
+        ("onnx-packed", "recu", ""),
+        ("dabnn-onnx", "fp32", ""),
+    ],
 )
-def test_export_to_onnx(results, tmp_path, to, name, bits):
-    path = tmp_path / name
-    text = call("export", results / "runs" / run_of(results, "recu").id, "--to", to, "--out", path).stdout
+def test_export_to_onnx(results, tmp_path, to, algorithm, bits):
+    path, run = tmp_path / "net", run_of(results, algorithm).id
+    text = call("export", results / "runs" / run, "--to", to, "--out", path).stdout
     assert re.search(r"on 16, outputs differ by at most [\d.e-]+" + bits + r"\n$", text)
     about = {entry.key: entry.value for entry in onnx.load(path).metadata_props}["bibench"]
-    assert json.loads(about)["run"] == run_of(results, "recu").id
+    assert json.loads(about)["run"] == run
 
 
 def test_what_cannot_be_exported(results, tmp_path):

@@ -94,6 +94,24 @@ def test_watching_ends_when_nothing_is_left(tmp_path: Path, monkeypatch: pytest.
     assert waits == [2.0, 2.0, 2.0]
 
 
+def test_watching_ends_when_what_is_left_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = BNN.model_copy(update={"method": "fine_tune", "parent": FULL.id})
+    store = store_at(tmp_path / "store", FULL, child)
+
+    def diverge(seconds: float) -> None:
+        finish(store, FULL, status="failed", figures=(), reason="loss is NaN")
+
+    monkeypatch.setattr(status.time, "sleep", diverge)
+    assert "1 of 2 runs done (1 of them failed)" in call("status", store.root, "--watch").stdout
+    lines = call("status", store.root).stdout.splitlines()
+    assert lines[:2] == [
+        "1 of 2 runs done (1 of them failed), 0 running, 0 waiting",
+        "can't be run, since their full-precision run failed: 1 run",
+    ]
+    assert not any("left" in line for line in lines)
+    assert json.loads(call("status", store.root, "--json").stdout)["lost"] == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -138,3 +156,17 @@ def test_logs_of_runs_that_go_on_or_went_wrong(store: Store) -> None:
     lines = call("logs", store.root, RECU.id).stdout.splitlines()
     assert lines[1].endswith(": 0 % trained, given up")
     assert lines[-3:] == ["error.log", "Traceback", "RuntimeError: no memory"]
+
+
+def test_logs_of_a_run_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_at(tmp_path / "runs" / "mine")
+    finish(store, FULL)
+    expected = call("logs", store.root, FULL.id).stdout
+    assert expected.startswith(f"{FULL.id}\nok, ")
+    assert call("logs", store.folder(FULL.id)).stdout == expected
+    assert call("logs", store.folder(BNN.id)).stdout.startswith(BNN.id)  # whose folder isn't there yet
+    monkeypatch.chdir(store.root)
+    assert call("logs", f"runs/{FULL.id}/").stdout == expected
+    monkeypatch.chdir(f"runs/{FULL.id}")
+    assert call("logs", ".").stdout == expected
+    assert "not the folder of a run" in call("logs", store.root, exit_code=2).stderr

@@ -1,6 +1,7 @@
 """Interrupted, killed, out of space: nothing finished is lost, the rest continues to the same results, bit for bit."""
 
 import contextlib
+import csv
 import json
 import os
 import random
@@ -11,17 +12,21 @@ import subprocess
 import sys
 import time
 import uuid
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
+import bibench
 from bibench.bench.plan import make_plan
 from bibench.bench.store import Store
 from bibench.bench.suite import load_suite
 from bibench.bench.worker import Settings, execute
 from bibench.cli import app
 from misbehaving import misbehaving
+from needed_tools import lacks
 from small_runs import command, content, suite_file
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -36,8 +41,8 @@ def suite(tmp_path_factory):
     )
 
 
-def complete(suite, out):
-    result = CliRunner().invoke(app, ["run", str(suite), "--out", str(out), "--seeds", "2", "--jobs", "1"])
+def complete(suite, out, *options):
+    result = CliRunner().invoke(app, ["run", str(suite), "--out", str(out), "--seeds", "2", "--jobs", "1", *options])
     assert result.exit_code == 0, result.output
 
 
@@ -133,6 +138,32 @@ def unfinished(out):
     return epochs
 
 
+CSV, TENSORBOARD = ("--logger", "csv"), ("--logger", "tensorboard")
+
+
+def epochs_logged(out):
+    """The epochs of each run that have ended, which a CSV log has at once."""
+    found = {}
+    for path in out.glob("logs/csv/*/metrics.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            found[path.parent.name] = {int(float(row["epoch"])) for row in csv.DictReader(file)}
+    return found
+
+
+def repeated(out, before):
+    """The most epochs of a run that were trained again after ``before``; only what is new is in TensorBoard's log."""
+    most = 0
+    for run, ended in before.items():
+        after = set()
+        for path in out.glob(f"logs/tensorboard/{run}/*"):
+            events = EventAccumulator(str(path))
+            events.Reload()
+            after |= {event.step for event in events.Scalars("train_loss")}
+        assert after | ended == {int(row["epoch"]) for row in Store(out).epochs(run)}
+        most = max(most, len(after & ended))
+    return most
+
+
 STOPPED = "stopped; what is finished is kept: run the same command again to continue\n"
 
 
@@ -149,7 +180,7 @@ STOPPED = "stopped; what is finished is kept: run the same command again to cont
 )
 def test_stopped_in_the_middle_and_run_again(suite, undisturbed, tmp_path, number, to, jobs, status, message):
     out = tmp_path / "store"
-    driver = Driver(suite, "--out", out, "--seeds", 2, "--jobs", jobs)
+    driver = Driver(suite, "--out", out, "--seeds", 2, "--jobs", jobs, *CSV)
     when(lambda: any(2 <= epoch < EPOCHS - 5 for epoch in unfinished(out)), driver)
     (os.killpg if to == "group" else os.kill)(driver.process.pid, number)
     ended, _, told = driver.end()
@@ -157,10 +188,67 @@ def test_stopped_in_the_middle_and_run_again(suite, undisturbed, tmp_path, numbe
     assert told == message or number == signal.SIGKILL  # then only Python's own resource tracker has something to say
     assert "Traceback" not in told
     assert any(0 < epoch < EPOCHS for epoch in unfinished(out))  # it is in the middle that it continues
+    before = epochs_logged(out)
+    assert any(0 < len(ended) < EPOCHS for ended in before.values())
 
-    complete(suite, out)
+    complete(suite, out, *TENSORBOARD)
     assert content(out) == undisturbed
+    assert repeated(out, before) <= 1
     assert not list(out.rglob("*checkpoint*"))
+    assert not list(out.glob("runs/*/.*"))
+
+
+SHARED = 30
+"""Epochs of a run that two processes share."""
+
+
+@pytest.fixture(scope="module")
+def shared_run(tmp_path_factory):
+    """What makes a run that two processes share, and what its store holds when nothing happens."""
+    folder = tmp_path_factory.mktemp("shared")
+    recipe = f"{{epochs: {SHARED}, batch_size: 512}}"
+    arguments = (suite_file(folder, algorithms="[]", recipe=recipe, tracks="[learning_task]"), "--devices", 2)
+    assert Driver(*arguments, "--out", folder / "store", "--jobs", 1).end(240)[0] == 0
+    return arguments, content(folder / "store")
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "options", "status"),
+    [
+        pytest.param(signal.SIGTERM, ("--jobs", 1), 130, id="terminated"),
+        pytest.param(signal.SIGTERM, ("--jobs", 2), 130, id="terminated-two-jobs"),
+        pytest.param(signal.SIGTERM, ("--jobs", 1, "--grace-seconds", 1), 130, id="terminated-with-grace"),
+        pytest.param(signal.SIGKILL, ("--jobs", 2), -9, id="killed-two-jobs"),
+    ],
+)
+def test_stopped_while_two_processes_share_a_run_and_run_again(shared_run, tmp_path, number, options, status):
+    """Only the driver is told. Once the run's claim is given up, both are gone and nothing more is written."""
+    arguments, undisturbed = shared_run
+    out = tmp_path / "store"
+    arguments = (*arguments, "--out", out, *options)
+    driver = Driver(*arguments)
+    when(lambda: any(2 <= epoch < SHARED / 2 for epoch in unfinished(out)), driver, 240)
+    started = sorted(driver.workers())  # with a pool its worker process, which starts them, is the first
+    assert len(started) == (2 if options == ("--jobs", 1) else 3)
+    os.kill(driver.process.pid, number)
+    (folder,) = out.glob("runs/*")
+    claims, end = Store(out).claims, time.monotonic() + 60
+    while not claims.standing(folder.name).state.released:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert not {*started[-2:]} & {*driver.alive()}
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    ended, _, told = driver.end()
+    assert ended == status
+    assert number == signal.SIGKILL or (told.endswith(STOPPED) and "Traceback" not in told)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    (epoch,) = unfinished(out)
+    assert 2 <= epoch < SHARED
+
+    assert Driver(*arguments).end(240)[0] == 0
+    assert content(out) == undisturbed
     assert not list(out.glob("runs/*/.*"))
 
 
@@ -177,7 +265,7 @@ def test_killed_in_the_second_part_of_a_partial_pretraining_and_run_again(tmp_pa
         tracks="[learning_task]",
     )
     out = tmp_path / "store"
-    driver = Driver(suite, "--out", out, "--seeds", 1, "--jobs", 1, "--only", "method=partial_pretraining")
+    driver = Driver(suite, "--out", out, "--seeds", 1, "--jobs", 1, "--only", "method=partial_pretraining", *CSV)
     runs = make_plan(load_suite(str(suite)))
     (folder,) = [Store(out).folder(run.id) for run in runs if run.operator]
     when(lambda: folder.exists() and any(2 <= epoch < 6 for epoch in unfinished(out)), driver)
@@ -185,9 +273,12 @@ def test_killed_in_the_second_part_of_a_partial_pretraining_and_run_again(tmp_pa
     assert driver.end()[0] == -signal.SIGKILL
     assert not (folder / "record.json").exists()
     assert 2 <= json.loads((folder / "checkpoint.json").read_text())["epoch"] < 9
+    before = epochs_logged(out)
+    assert 2 <= len(before[folder.name]) < 9
 
-    result = CliRunner().invoke(app, ["run", str(suite), "--out", str(out), "--jobs", "1"])
+    result = CliRunner().invoke(app, ["run", str(suite), "--out", str(out), "--jobs", "1", *TENSORBOARD])
     assert result.exit_code == 0, result.output
+    assert repeated(out, before) <= 1
     for run in runs:
         assert execute(run, Settings(out=tmp_path / "undisturbed")).status == "ok"
     found = content(out)
@@ -216,7 +307,7 @@ def test_ctrl_c_is_the_drivers_business_from_a_workers_first_moment(suite, tmp_p
 def test_sigterm_with_a_time_of_grace(suite, undisturbed, tmp_path):
     """To all processes, as a machine does that is taken away; runs end their epoch and give their claims up."""
     out = tmp_path / "store"
-    driver = Driver(suite, "--out", out, "--seeds", 2, "--jobs", 1, "--grace-seconds", 60)
+    driver = Driver(suite, "--out", out, "--seeds", 2, "--jobs", 1, "--grace-seconds", 60, *CSV)
     when(lambda: any(2 <= epoch < EPOCHS - 5 for epoch in unfinished(out)), driver)
     os.killpg(driver.process.pid, signal.SIGTERM)
     status, _, told = driver.end()
@@ -226,8 +317,10 @@ def test_sigterm_with_a_time_of_grace(suite, undisturbed, tmp_path):
     store = Store(out)
     claims = [store.claims.standing(path.name) for path in out.glob("runs/*") if not (path / "record.json").exists()]
     assert [claim.state.released for claim in claims] == [True]
-    complete(suite, out)
+    before = epochs_logged(out)
+    complete(suite, out, *TENSORBOARD)
     assert content(out) == undisturbed
+    assert repeated(out, before) == 0
 
 
 @linux
@@ -240,6 +333,40 @@ def test_sigterm_and_an_epoch_that_lasts_longer_than_the_time_of_grace(tmp_path)
     driver.process.terminate()
     status, _, told = driver.end()
     assert (status, told) == (130, STOPPED)
+
+
+@pytest.fixture
+def own_signals():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process there can't tell itself to end")
+@pytest.mark.parametrize(
+    ("where", "options"),
+    [
+        pytest.param("bench.benchmark.load_data", (), id="data"),
+        pytest.param("bench.benchmark.calibrate", ("--seconds", "1"), id="times"),
+        pytest.param("cli.run.write_page", (), id="report"),
+    ],
+)
+def test_sigterm_with_a_time_of_grace_that_no_run_could_use(tmp_path, monkeypatch, own_signals, where, options):
+    """While data are loaded, iterations timed or the report is written, it ends the command at once."""
+    path, out, after = suite_file(tmp_path, algorithms="[]", tracks="[learning_task]"), tmp_path / "store", []
+    arguments = ["run", str(path), "--out", str(out), "--jobs", "1", *options]
+    if where == "cli.run.write_page":  # then the runs are done
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    whole = attrgetter(where)(bibench)
+
+    def terminated(*arguments, **named):
+        os.kill(os.getpid(), signal.SIGTERM)
+        after.append(whole(*arguments, **named))
+        return after[-1]
+
+    monkeypatch.setattr(f"bibench.{where}", terminated)
+    result = CliRunner().invoke(app, [*arguments, "--grace-seconds", "600"])
+    assert (result.exit_code, result.stderr, after) == (130, STOPPED, [])
 
 
 JUMPING_CLOCK = """
@@ -324,7 +451,7 @@ def token(folder):
 @pytest.mark.slow
 def test_ctrl_c_on_ray(suite, undisturbed, tmp_path):
     out = tmp_path / "store"
-    driver = Driver(suite, "--out", out, "--seeds", 2, "--executor", "ray", **token(tmp_path))
+    driver = Driver(suite, "--out", out, "--seeds", 2, "--executor", "ray", *CSV, **token(tmp_path))
     when(lambda: any(2 <= epoch < EPOCHS - 5 for epoch in unfinished(out)), driver, 240)
     os.killpg(driver.process.pid, signal.SIGINT)
     status, _, told = driver.end()
@@ -333,8 +460,10 @@ def test_ctrl_c_on_ray(suite, undisturbed, tmp_path):
     claims = [store.claims.standing(path.name) for path in out.glob("runs/*") if not (path / "record.json").exists()]
     assert claims
     assert all(claim.state.released for claim in claims)
-    complete(suite, out)
+    before = epochs_logged(out)
+    complete(suite, out, *TENSORBOARD)
     assert content(out) == undisturbed
+    assert repeated(out, before) <= 1
 
 
 @linux
@@ -349,16 +478,19 @@ def test_a_ray_node_dies_in_the_middle_of_a_run_and_another_one_goes_on(suite, u
     with ray_node(*head, **environment) as cluster:
         when(lambda: accepts_connections(port), cluster, 120)
         with ray_node(*node, **environment) as first:
-            arguments = ("--seeds", 2, "--executor", "ray", "--address", address)
+            arguments = ("--seeds", 2, "--executor", "ray", "--address", address, *CSV, *TENSORBOARD)
             driver = Driver(suite, "--out", out, *arguments, **environment)
             when(lambda: any(2 <= epoch < EPOCHS - 5 for epoch in unfinished(out)), driver, 240)
             first.kill()
         assert any(0 < epoch < EPOCHS for epoch in unfinished(out))
+        before = epochs_logged(out)
+        shutil.rmtree(out / "logs" / "tensorboard")  # which may have only a part of what the node did
         with ray_node(*node, **environment):
             status, told, err = driver.end(400)
     assert (status, err) == (0, "")
     assert told.count("] ok ") == 4
     assert content(out) == undisturbed
+    assert repeated(out, before) <= 1
 
 
 def accepts_connections(port):
@@ -443,7 +575,7 @@ def can_mount():
 @pytest.mark.slow
 def test_a_full_disk(suite, undisturbed, tmp_path):
     if not can_mount():
-        pytest.skip("a disk of its own needs user and mount namespaces (unshare --user --mount)")
+        lacks("a disk of its own needs user and mount namespaces (unshare --user --mount)")
     weights = max(len(value) for name, value in undisturbed.items() if name.endswith("model.safetensors"))
     # SGD has one number a weight and Adam two, beside the weights; while a checkpoint is written the last one is
     # there too. The two full-precision runs need 5 times their weights at most, and the one after them 8 times.

@@ -1,12 +1,13 @@
 """A reader never sees half of a file."""
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
-from bibench.files import atomic_write, write_json, write_text
+from bibench.files import atomic_write, file_sha256, write_json, write_text
 
 
 def test_text_and_json(tmp_path):
@@ -17,6 +18,13 @@ def test_text_and_json(tmp_path):
     write_json(tmp_path / "a.json", [1])
     assert (tmp_path / "a.json").read_text() == "[\n 1\n]\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "new"]
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 21) + 3])
+def test_the_hash_is_of_the_whole_content(tmp_path, size):
+    content = bytes(range(256)) * (size // 256 + 1)
+    (tmp_path / "a").write_bytes(content[:size])
+    assert file_sha256(tmp_path / "a") == hashlib.sha256(content[:size]).hexdigest()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin_package import ALGORITHM, plugin_package
+from plugin_package import ALGORITHM, plugin_package, task_package
 from small_runs import bibench
 
 PROBE = """
@@ -119,3 +119,18 @@ def test_a_suite_of_ones_own_objects_is_run_and_scored(tmp_path):
         "mine": "ok",
     }
     assert "Balance" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_task_of_the_documentation_needs_nothing_else(tmp_path):
+    path = {"PYTHONPATH": str(task_package(tmp_path / "package"))}
+    out = tmp_path / "out"
+    command = ("train", "--task", "stripes", "--arch", "digits_cnn", "--algorithm", "bnn", "--out", out)
+    trained = bibench(*command, **path)
+    assert trained.returncode == 0, trained.stderr
+    runs = [json.loads(record.read_text())["run"] for record in out.rglob("record.json")]
+    assert {(run["task"], run["algorithm"]) for run in runs} == {("stripes", "fp32"), ("stripes", "bnn")}
+    suite = tmp_path / "own.yaml"
+    suite.write_text("name: own\ntasks: [{task: stripes}]\nalgorithms: [bnn]\n")  # on the task's own architectures
+    valid = bibench("validate", suite, **path)
+    assert valid.returncode == 0, valid.stderr

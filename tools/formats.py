@@ -15,12 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bibench import binarize, registry
 from bibench.deploy.export import pack
 from bibench.deploy.format import PackedError
-from bibench.deploy.formats import FORMATS
+from bibench.deploy.formats import FORMATS as ALL_FORMATS
+from bibench.tasks.base import Task
 
+FORMATS = {name: kind for name, kind in ALL_FORMATS.items() if name != "dabnn-onnx"}
+"""The formats of the table; daBNN's converter takes few binary convolutions that are padded with 0, as all here are."""
 DOCUMENT = Path(__file__).parents[1] / "docs" / "formats.md"
 ALGORITHMS = ("bnn", "xnor", "dorefa", "bireal", "xnorpp", "reactnet", "recu", "fda", "pact")
 TASKS = {
@@ -37,8 +41,8 @@ LEFT_OUT = {"bert_base"}
 """Larger networks of an architecture that is in the table."""
 PAPER = ("resnet18", "resnet34", "vgg_small")
 """The networks that the paper measures on devices."""
-UNDEPLOYED = ("xnor", "xnorpp")
-"""What the paper's Table 4 calls not deployable."""
+TABLE_4 = {"Larq": ("xnor", "xnorpp"), "daBNN": ("xnor", "xnorpp", "reactnet")}
+"""By library what the paper's Table 4 calls not deployable, or what needs something that it says the library lacks."""
 _WHERE = re.compile(r"^((layer |module )?'[^']*'( \([^)]*\))?|operation \d+, [^:]*):? ?| \(this layer has \d+\)")
 MARKS = ("<!-- written by tools/formats.py -->\n", "<!-- end of what tools/formats.py writes -->")
 
@@ -74,23 +78,27 @@ def architectures() -> list[str]:
     ]
 
 
+def task_name(architecture: str) -> str:
+    """The task for whose input an architecture is built."""
+    return (
+        "digits" if architecture.startswith("digits") else TASKS[registry.get("architectures", architecture).modality]
+    )
+
+
+def example(task: Task) -> Tensor:
+    """An input of a task; of films that `OUTPUTS` has."""
+    return torch.tensor([[3, 8]]) if task.modality == "ratings" else task.example()
+
+
 def row(architecture: str) -> Row:
     """Try an architecture with every algorithm in every format."""
     found = registry.get("architectures", architecture)
-    digits = architecture.startswith("digits")
-    task = registry.get("tasks", "digits" if digits else TASKS[found.modality])
+    task = registry.get("tasks", task_name(architecture))
+    x, outputs = example(task), OUTPUTS.get(found.modality, task.outputs)
     refusals: dict[str, dict[str, str]] = {name: {} for name in FORMATS}
-    example = task.example() if found.modality != "ratings" else torch.tensor([[3, 8]])
     for algorithm in ALGORITHMS:
         torch.manual_seed(0)
-        outputs = OUTPUTS.get(found.modality, task.outputs)
-        model = binarize(found.build(task.input_shape, outputs), algorithm, example=example)
-        try:
-            program = pack(model.eval(), example)
-        except PackedError as error:
-            for name in FORMATS:
-                refusals[name][algorithm] = str(error)
-            continue
+        program = pack(binarize(found.build(task.input_shape, outputs), algorithm, example=x).eval(), x)
         for name, kind in FORMATS.items():
             with tempfile.TemporaryDirectory() as folder:
                 try:
@@ -98,6 +106,22 @@ def row(architecture: str) -> Row:
                 except PackedError as error:
                     refusals[name][algorithm] = str(error)
     return Row(architecture, refusals)
+
+
+def documented(text: str, architecture: str, name: str) -> tuple[str, ...]:
+    """The algorithms that a format takes by the document's first table."""
+    rows = [line.strip("| ").split(" | ") for line in text.partition(MARKS[0])[2].splitlines()]
+    head = next(cells for cells in rows if cells[0] == "architecture")
+    cell = next(cells for cells in rows if cells[0] == architecture)[head.index(f"`{name}`")]
+    if cell in ("all", "none"):
+        return ALGORITHMS if cell == "all" else ()
+    listed = cell.removeprefix("all but ").split(", ")
+    return tuple(algorithm for algorithm in ALGORITHMS if (algorithm in listed) != cell.startswith("all but "))
+
+
+def reason(message: str) -> str:
+    """Why something is refused, without the layer's name and what to do."""
+    return re.sub(_WHERE, "", message).partition(";")[0].replace("|", r"\|")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -121,9 +145,11 @@ def algorithms_table(rows: Sequence[Row]) -> str:
 
     lines = []
     for algorithm in ALGORITHMS:
-        paper = "not in it" if algorithm == "pact" else "no" if algorithm in UNDEPLOYED else "yes"
-        lines.append([algorithm, paper, *(cell(algorithm, name) for name in FORMATS)])
-    return table(["algorithm", "Table 4", *(f"`{name}`" for name in FORMATS)], lines)
+        lacking = ("no" if algorithm in left else "yes" for left in TABLE_4.values())
+        paper = ["not in it" if algorithm == "pact" else said for said in lacking]
+        lines.append([algorithm, *paper, *(cell(algorithm, name) for name in FORMATS)])
+    head = [*(f"Table 4, {library}" for library in TABLE_4), *(f"`{name}`" for name in FORMATS)]
+    return table(["algorithm", *head], lines)
 
 
 def reasons_table(rows: Sequence[Row]) -> str:
@@ -132,13 +158,12 @@ def reasons_table(rows: Sequence[Row]) -> str:
     for row in rows:
         for name, refused in row.refusals.items():
             for algorithm, message in refused.items():
-                reason = re.sub(_WHERE, "", message).partition(";")[0]
-                algorithms, networks = found.setdefault((name, reason), ({}, {}))
+                algorithms, networks = found.setdefault((name, reason(message)), ({}, {}))
                 algorithms[algorithm] = networks[row.architecture] = None
     lines = []
-    for (name, reason), (algorithms, networks) in found.items():
+    for (name, why), (algorithms, networks) in found.items():
         which = "all" if len(algorithms) == len(ALGORITHMS) else ", ".join(algorithms)
-        lines.append([f"`{name}`", reason.replace("|", r"\|"), which, ", ".join(networks)])
+        lines.append([f"`{name}`", why, which, ", ".join(networks)])
     return table(["format", "reason", "algorithms", "architectures"], lines)
 
 

@@ -18,6 +18,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -72,11 +73,47 @@ std::string entry(const char* path, const char* name) {
   return "";
 }
 
-std::string processor() {
-  for (const char* name : {"model name", "Hardware"}) {
-    const std::string found = entry("/proc/cpuinfo", name);
-    if (!found.empty()) return found;
+struct Core {
+  long part;
+  const char* name;
+};
+
+// Arm's own cores of 64 bits, by the part number of the main ID register (Arm's technical reference manuals).
+constexpr Core kArmCores[] = {
+    {0xd03, "Cortex-A53"},   {0xd04, "Cortex-A35"},  {0xd05, "Cortex-A55"},  {0xd07, "Cortex-A57"},
+    {0xd08, "Cortex-A72"},   {0xd09, "Cortex-A73"},  {0xd0a, "Cortex-A75"},  {0xd0b, "Cortex-A76"},
+    {0xd0c, "Neoverse-N1"},  {0xd0d, "Cortex-A77"},  {0xd40, "Neoverse-V1"}, {0xd41, "Cortex-A78"},
+    {0xd42, "Cortex-A78AE"}, {0xd44, "Cortex-X1"},   {0xd46, "Cortex-A510"}, {0xd47, "Cortex-A710"},
+    {0xd48, "Cortex-X2"},    {0xd49, "Neoverse-N2"}, {0xd4d, "Cortex-A715"}, {0xd4e, "Cortex-X3"},
+    {0xd4f, "Neoverse-V2"},  {0xd80, "Cortex-A520"}, {0xd81, "Cortex-A720"}, {0xd82, "Cortex-X4"},
+    {0xd84, "Neoverse-V3"},  {0xd85, "Cortex-X925"}, {0xd87, "Cortex-A725"}, {0xd8e, "Neoverse-N3"},
+};
+constexpr long kArm = 0x41;  // the implementer
+
+// The kinds of cores, of which Linux on 64-bit ARM tells numbers only; empty where one of them isn't known.
+std::string arm_cores() {
+  std::ifstream file("/proc/cpuinfo");
+  std::string kinds;
+  long implementer = 0;
+  for (std::string line; std::getline(file, line);) {
+    const size_t colon = line.find(':');
+    if (colon == std::string::npos) continue;
+    const long value = std::strtol(line.c_str() + colon + 1, nullptr, 16);
+    if (line.compare(0, 15, "CPU implementer") == 0) implementer = value;
+    if (line.compare(0, 8, "CPU part") != 0) continue;
+    const Core* core = std::find_if(std::begin(kArmCores), std::end(kArmCores),
+                                    [value](const Core& one) { return one.part == value; });
+    if (implementer != kArm || core == std::end(kArmCores)) return "";
+    const std::string name = core->name;
+    if ((kinds + " + ").find(name + " + ") == std::string::npos) kinds += (kinds.empty() ? "" : " + ") + name;
   }
+  return kinds;
+}
+
+std::string processor() {
+  for (const std::string& found :
+       {entry("/proc/cpuinfo", "model name"), arm_cores(), entry("/proc/cpuinfo", "Hardware")})
+    if (!found.empty()) return found;
   return line_of("/sys/firmware/devicetree/base/model");
 }
 

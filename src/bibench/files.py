@@ -1,7 +1,8 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and their content's hash."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_write", "json_text", "temporary_beside", "write_bytes", "write_json", "write_text"]
+__all__ = ["atomic_write", "file_sha256", "json_text", "temporary_beside", "write_bytes", "write_json", "write_text"]
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
@@ -32,6 +33,15 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)  # a failed write doesn't name its file
         raise
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal, read a piece at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def temporary_beside(path: Path) -> Path:

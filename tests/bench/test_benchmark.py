@@ -30,8 +30,26 @@ def test_devices(monkeypatch):
         choose_device("tpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto") == "cuda"
-    assert default_jobs("cuda") == 1
-    assert default_jobs("cpu") >= 1
+
+
+@pytest.mark.parametrize(("gpus", "devices", "jobs"), [(4, 1, 4), (5, 2, 2), (1, 1, 1), (2, 4, 1)])
+def test_as_many_runs_at_a_time_as_there_are_gpus_for(monkeypatch, gpus, devices, jobs):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert default_jobs("cuda", devices) == jobs
+
+
+def test_as_many_runs_at_a_time_as_there_are_cores_for():
+    cores = default_jobs("cpu")
+    assert cores >= 1
+    assert [default_jobs("cpu", devices) for devices in (2, 2 * cores)] == [max(1, cores // 2), 1]
+
+
+def test_more_devices_than_gpus_are_refused(tmp_path, suite, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    out = tmp_path / "store"
+    with pytest.raises(PlanError, match=r"--devices 3: more than the GPUs that PyTorch can use here \(2\)"):
+        run_suite(suite, Settings(out=out, device="cuda"), jobs=1, listener=list, devices=3)
+    assert not out.exists()
 
 
 def refused(suite, settings, error, message, **selection):
@@ -85,6 +103,17 @@ def test_a_store_is_scored_with_the_tracks_of_its_suite(tmp_path, suite):
     assert {score.status for score in scores} == {"incomplete"}
     claim(suite.model_copy(update={"tracks": ("learning_task",)}), settings)  # what is scored may change
     assert [track.name for track in score_store(Store(settings.out))[2]] == ["learning_task"]
+
+
+def test_optional_tasks_may_follow_later(tmp_path, suite):
+    settings = Settings(out=tmp_path / "store")
+    claim(suite, settings)
+    optional = suite.tasks[0].model_copy(update={"task": "noise32", "architectures": ("vgg_small",), "optional": True})
+    more = suite.model_copy(update={"tasks": (*suite.tasks, optional)})
+    claim(more, settings)
+    assert {run.task for run in Store(settings.out).plan()} == {"digits"}
+    claim(more, settings, only={"task": ["noise32"]})
+    assert {run.task for run in Store(settings.out).plan()} == {"digits", "noise32"}
 
 
 BEFORE_PARTIAL_PRETRAINING = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -84,6 +86,58 @@ def test_a_store_keeps_its_times_and_so_its_steps(tmp_path, suite, clock):
     with pytest.raises(StoreError, match=r"seconds was 2(\.0)?, is null"):
         run_quietly(suite, settings)
     assert json.loads(path.read_text()) == kept | {"digits digits_cnn pact": 0.8}
+
+
+TIMED = """
+import sys, time
+from pathlib import Path
+from bibench.bench import benchmark
+from bibench.cli import app
+
+def timed(runs, settings, known):
+    if known:
+        return real(runs, settings, known)
+    (meet / str(seconds)).touch()
+    while len(list(meet.iterdir())) < 2:
+        time.sleep(0.01)
+    return {f"{run.task} {run.architecture} {run.algorithm}": seconds for run in runs}
+
+meet, seconds, real = Path(sys.argv[1]), float(sys.argv[2]), benchmark.calibrate
+benchmark.calibrate = timed
+app(sys.argv[3:])
+"""
+"""The command line, with times of its own: what two commands measure differs, and neither writes before both have."""
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_end_with_the_times_of_one(tmp_path):
+    suite = suite_file(tmp_path, algorithms="[bnn]", tracks="[learning_task]")
+    meet, out = tmp_path / "meet", tmp_path / "out"
+    meet.mkdir()
+    arguments = ("run", suite, "--out", out, "--seconds", 0.5, "--jobs", 1, "--lease-seconds", 5)
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-c", TIMED, *map(str, (meet, seconds, *arguments))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seconds in (0.05, 0.1)
+    ]
+    try:
+        said = [command.communicate(timeout=240) for command in commands]
+    finally:
+        for command in commands:
+            command.kill()
+            command.wait()
+    assert [command.returncode for command in commands] == [0, 0], said
+    store = Store(out)
+    times = store.calibration()
+    assert set(times) == {"digits digits_cnn fp32", "digits digits_cnn bnn"}
+    (seconds,) = set(times.values())
+    assert steps(store.plan()) == [("fp32", round(0.5 / seconds)), ("bnn", round(0.5 / seconds))]
+    assert [record.status for record in store.records()] == ["ok", "ok"]
+    assert store.discarded() == 0
 
 
 def test_without_seconds_nothing_is_timed(tmp_path, suite, clock):

@@ -166,6 +166,9 @@ def test_who_lost_it_is_told_and_writes_no_more(claims):
     first.beat()
     with pytest.raises(ClaimLost, match="run was taken over by another process"):
         first.progressed(0.6)
+    with pytest.raises(ClaimLost, match="run was taken over by another process"):
+        first.confirm()
+    second.confirm()
     first.beat(released=True)
     assert claims.standing("run") == before
     assert second.check()
@@ -178,7 +181,31 @@ def test_a_number_that_was_used_before_is_not_mistaken_for_ones_own(claims):
     assert (slow.token, new.token) == (1, 1)
     slow.beat()
     assert slow.lost
+    slow.finish()
     assert new.check()
+
+
+def test_what_was_taken_over_meanwhile_is_done_again(claims):
+    tokens = []
+
+    def action(claim):
+        tokens.append(claim.token)
+        if len(tokens) == 1:
+            claims.take("run", takeover=1).finish()
+        claim.confirm()
+
+    claims.alone("run", action)
+    assert tokens == [1, 1]
+    assert claims.standing("run") is None
+
+
+def test_what_goes_wrong_alone_is_told_and_the_claim_removed(claims):
+    def action(claim):
+        raise KeyError(claim.token)
+
+    with pytest.raises(KeyError, match="1"):
+        claims.alone("run", action)
+    assert claims.standing("run") is None
 
 
 @linux

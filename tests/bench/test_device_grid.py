@@ -3,19 +3,28 @@
 import json
 import platform
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import s3fs
 from typer.testing import CliRunner
 
-from bibench.bench import device_grid
+from bibench.bench import claims, device_grid
+from bibench.bench.claims import Claims
+from bibench.bench.device_grid import DeviceGrid, measure_on_devices
+from bibench.bench.plan import make_plan
+from bibench.bench.storage import Folder
 from bibench.bench.store import Store
+from bibench.bench.suite import load_suite
+from bibench.bench.worker import Settings, execute
 from bibench.cli import app
-from bibench.deploy.devices import read_device_record
+from bibench.deploy.devices import load_devices, read_device_record
 from bibench.deploy.format import PackedError
 from bibench.records import Absence
 from bibench.report.places import place_tables
 from bibench.tracks.places import places
 from needed_tools import ENGINE
+from object_store import environment, server
 from small_runs import suite_file
 
 pytestmark = pytest.mark.skipif(not ENGINE, reason="the engine isn't built")
@@ -198,13 +207,13 @@ def test_a_device_that_fails_leaves_no_trace_and_does_not_stop_the_others(suite,
     ids = [record.id for record in binarized(out).values()]
     assert sorted(errors[1:]) == sorted(f"error: pi4: {name}: local: the runner failed: status 3" for name in ids)
     assert {name: record.figures for name, record in binarized(out).items()} == before
-    assert not (out / "devices").exists()
+    assert list(out.glob("devices/**/*.*")) == []
     asked(runner)
     runner.with_name("broken").unlink()
     result = run(suite, "--out", out, "--measure-on", listed, "--runner", runner, status=1)
     assert result.stderr.count("\n") == 1
     assert len(asked(runner)) == 8
-    assert {path.name for path in (out / "devices").iterdir()} == {"pi4.json"}
+    assert [path.name for path in out.glob("devices/**/*.*")] == ["pi4.json"]
 
 
 def test_a_device_that_vanishes_is_left_out(suite, out, devices, runner, monkeypatch):
@@ -225,8 +234,16 @@ def test_a_device_that_vanishes_is_left_out(suite, out, devices, runner, monkeyp
     assert len(asked(runner)) == 1
 
 
+def test_a_device_that_no_runner_fits_is_left_out_once(suite, out, devices, monkeypatch, tmp_path):
+    monkeypatch.setattr(device_grid, "machine_of", lambda target: "pdp11")
+    (out / "report.html").unlink()
+    result = run(suite, "--out", out, "--measure-on", devices("name: pi4, target: local"), status=1)
+    assert result.stderr.startswith("error: pi4 is left out: local: no runner for pdp11 came with this installation (")
+    assert result.stderr.count("\n") == 1
+    assert (out / "report.html").exists()
+
+
 def test_another_device_of_the_same_name_is_refused(suite, out, devices, runner):
-    (out / "devices").mkdir()
     run(suite, "--out", out, "--measure-on", devices("name: pi4, target: local"), "--runner", runner)
     asked(runner)
     path = out / "devices" / "pi4.json"
@@ -261,6 +278,70 @@ def test_runs_that_nothing_here_could_measure_get_their_figures(suite, out, devi
         assert record.figure("storage_compression").value == pytest.approx(full / size)
 
 
+@pytest.mark.slow
+def test_what_other_machines_have_run_is_measured(suite, devices, runner, tmp_path, monkeypatch):
+    """As after ``--executor ray``: this machine's mirror of the bucket has none of the results yet."""
+    with server() as port:
+        for name, value in environment(port).items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        settings = Settings(out="s3://results/elsewhere", tracks=("hardware_inference",))
+        plan = [one for one in make_plan(load_suite(str(suite))) if one.algorithm in ("fp32", "bnn")]
+        Store(settings.out).begin({"name": "small"}, plan, {})
+        monkeypatch.setenv("BIBENCH_CACHE", str(tmp_path / "node"))
+        for one in plan:
+            assert execute(one, settings).status == "ok"
+        monkeypatch.setenv("BIBENCH_CACHE", str(tmp_path / "here"))
+        grid = DeviceGrid(devices=load_devices(devices("name: pi4, target: local")), runners=(runner,))
+        told = []
+        measure_on_devices(plan, settings, grid, told=told.append, failed=pytest.fail)
+        assert [line.split(":")[0] for line in told] == ["pi4 (Cortex-A72)"]
+        monkeypatch.setenv("BIBENCH_CACHE", str(tmp_path / "a third"))
+        store = Store.open(settings.out)
+        assert ("pi4 (Cortex-A72)", "1", "bibench (neon)") in latencies(store.record(plan[-1].id))
+        assert (store.root / "devices" / "pi4.json").is_file()
+
+
+def test_what_was_added_meanwhile_stays(suite, out, devices, runner, monkeypatch):
+    """Another process takes a run over, and adds to its record, while this one is about to."""
+    before = binarized(out)["bnn"]
+    original = Store.amend
+    other = Store(out)
+
+    def meanwhile(store, record, claim):
+        monkeypatch.setattr(Store, "amend", original)
+        found = other.record(record.id)
+        taken = other.claims.take(record.id, takeover=claim.token)
+        other.amend(found.model_copy(update={"notes": (*found.notes, "added")}), taken)
+        store.amend(record, claim)
+
+    monkeypatch.setattr(Store, "amend", meanwhile)
+    listed = devices("name: pi4, target: local")
+    run(suite, "--out", out, "--measure-on", listed, "--runner", runner, "--only", "algorithm=bnn")
+    record = binarized(out)["bnn"]
+    assert record.notes == (*before.notes, "added")
+    assert ("pi4 (Cortex-A72)", "1", "bibench (neon)") in latencies(record)
+
+
+def test_a_device_on_which_another_process_measures_is_waited_for(suite, out, devices, runner, monkeypatch):
+    """And what that one has measured isn't measured again."""
+    given = (suite, "--out", out, "--measure-on", devices("name: pi4, target: local"), "--runner", runner)
+    other = Claims(Folder(out), "devices").take("pi4")
+    done = []
+
+    def meanwhile(seconds):
+        done.append(asked(runner))
+        other.finish()
+        run(*given)
+        done.append(asked(runner))
+
+    monkeypatch.setattr(claims, "time", SimpleNamespace(sleep=meanwhile))
+    run(*given)
+    assert [len(calls) for calls in done] == [0, 8]
+    assert asked(runner) == []
+    assert [path.name for path in out.glob("devices/**/*.*")] == ["pi4.json"]
+
+
 def test_what_cannot_be_packed_is_recorded_once(suite, out, devices, runner, monkeypatch):
     def export_run(config, model, path, **settings):
         if config.algorithm == "bnn":
@@ -289,6 +370,10 @@ def test_what_is_refused(suite, tmp_path, devices, runner):
 
     assert "--runner: only with --measure-on" in said(suite, "--runner", runner)
     assert "--ssh-config: only with --measure-on" in said(suite, "--ssh-config", runner)
+    listed = devices("name: a, target: local")
+    assert f"{tmp_path}/no: can't be read (No such file" in said(
+        suite, "--measure-on", listed, "--runner", runner, "--runner", tmp_path / "no"
+    )
     assert "can't be read as a list of devices" in said(suite, "--measure-on", tmp_path / "no.yaml")
     assert "line 2: 'devices.0.target' is missing" in said(suite, "--measure-on", devices("name: a, targt: local"))
     other = suite_file(tmp_path, name="other", tracks="[learning_task]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,15 @@ def test_the_suite_says_it_of_the_binarized_runs_and_full_precision_stays_the_sa
     assert {run.recipe.distillation for run in make_plan(parse_suite(BERT, "test")) if run.operator} == {
         Distillation(hidden=1.0, similarity=1.0)
     }
+
+
+def test_the_suite_of_the_documentation_is_whole() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- distilled suite -->\n```yaml\n(.*?)```", page, re.DOTALL)
+    assert found
+    weights = {run.algorithm: run.recipe.distillation for run in make_plan(parse_suite(found[1], "docs/tasks.md"))}
+    every = Distillation(labels=1, logits=1, hidden=1, similarity=1)
+    assert weights == {"fp32": None, "bireal": every, "reactnet": every}
 
 
 def test_partial_pretraining_distils_from_its_full_precision_part_and_a_grid_in_every_setting() -> None:

@@ -1,5 +1,6 @@
 """The executor: parents first, one or several at a time with the same results, and what a failure takes with it."""
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -300,6 +301,32 @@ def test_with_a_time_of_grace_runs_end_with_their_epoch_and_nothing_of_it_is_los
     run(suite, out)
     run(suite, tmp_path / "alone")
     assert content(out) == content(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("wish", [True, False])
+def test_a_wish_to_stop_in_the_last_moment_ends_what_follows(tmp_path, monkeypatch, wish):
+    stop, looked = Stop(60.0), []
+
+    class Workers:
+        running, free = 0, False
+
+        def __init__(self, size, settings, *, limits, on_progress, gpus):
+            looked.append(stop.heeded)
+
+        def close(self):
+            looked.append(stop.heeded)
+
+    def drive(driver, workers):
+        looked.append(stop.heeded)
+        if wish:
+            stop.request()
+
+    monkeypatch.setattr(executor, "Pool", Workers)
+    monkeypatch.setattr(executor._Driver, "drive", drive)
+    with pytest.raises(KeyboardInterrupt) if wish else contextlib.nullcontext():
+        run_plan(plan_of(tmp_path), Settings(out=tmp_path / "store"), jobs=1, listener=Log(), stop=stop)
+    assert looked == [False, True, True]  # made, driven, closed
+    assert not stop.heeded
 
 
 def test_nothing_is_started_after_the_wish_to_stop(tmp_path):

@@ -9,10 +9,14 @@ import fsspec
 import pytest
 import s3fs
 
-from bibench.bench.plan import make_plan
+from bibench.bench import benchmark
+from bibench.bench.benchmark import prepare
+from bibench.bench.history import history
+from bibench.bench.plan import Budget, make_plan
 from bibench.bench.store import Store, StoreError
 from bibench.bench.suite import load_suite
 from bibench.bench.worker import Settings, execute
+from bibench.cli.finished import run_place
 from object_store import KEYS, Line, environment, server, without_keys
 from small_runs import command, suite_file
 
@@ -120,6 +124,43 @@ def test_another_machine_goes_on_where_the_first_was_stopped(suite, undisturbed,
     assert results(store, suite) == undisturbed
 
 
+def test_a_budget_in_seconds_is_the_same_steps_on_every_machine(suite, machine, monkeypatch):
+    times = iter((0.01, 0.02))
+
+    def timed(runs, settings, known):
+        return known or dict.fromkeys((f"{run.task} {run.architecture} {run.algorithm}" for run in runs), next(times))
+
+    monkeypatch.setattr(benchmark, "calibrate", timed)
+    url = "s3://results/seconds"
+    arguments = load_suite(str(suite)), Settings(out=url)
+    first = prepare(*arguments, budget=Budget(seconds=1.0))
+    Store(url).begin(first.description, first.runs, first.data, first.calibration)
+    machine("another")
+    again = prepare(*arguments, budget=Budget(seconds=1.0))
+    assert again.runs == first.runs
+    assert {run.recipe.steps for run in again.runs} == {100}
+    Store(url).begin(again.description, again.runs, again.data, again.calibration)
+    assert Store.open(url).plan() == first.runs
+
+
+def test_epochs_of_a_run_that_goes_on_are_told_on_every_machine(suite, machine):
+    url = "s3://results/told"
+    first, *_ = make_plan(load_suite(str(suite)))
+    Store(url).begin({"name": "small"}, [first], {})
+    told = []
+
+    def look(share):
+        if share == 0.75 and not told:
+            machine("another")
+            told.extend(history(Store.open(url), first.id).epochs)
+            machine("first")
+
+    assert execute(first, Settings(out=url, checkpoint_seconds=0), look).status == "ok"
+    whole = Store.open(url).epochs(first.id)
+    assert len(told) in (2, 3)  # the third is saved just before or after it is told
+    assert told == whole[: len(told)]
+
+
 def test_a_line_that_is_cut_for_a_while(suite, undisturbed, machine, port, capsys, monkeypatch):
     line = Line(port)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # so that what lies above has to try again
@@ -206,3 +247,51 @@ def test_a_bucket_that_is_not_there_is_told_at_once(suite, machine, tmp_path):
 def test_no_results_in_a_bucket(machine):
     with pytest.raises(StoreError, match=r"s3://results/none: no results here \(suite\.json is missing\)"):
         Store.open("s3://results/none")
+
+
+IMPATIENT = """
+from bibench.bench import storage
+
+whole = storage.patiently
+storage.patiently = lambda operation, place, patience: whole(operation, place, min(patience, 2.0))
+"""
+
+
+def test_a_line_that_is_cut_for_too_long_and_the_same_command_again(suite, undisturbed, machine, port, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(IMPATIENT, encoding="utf-8")
+    line, url = Line(port), "s3://results/gone"
+    search = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environ = os.environ | environment(line.port) | {"AWS_MAX_ATTEMPTS": "1", "PYTHONPATH": search}
+    arguments = ("run", suite, "--out", url, "--jobs", 1, "--checkpoint-seconds", 0)
+    first = subprocess.Popen(
+        command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environ
+    )
+    files = fsspec.filesystem("s3", endpoint_url=f"http://127.0.0.1:{port}", key="test", secret="a")
+    while first.poll() is None and not files.glob("results/gone/runs/*/checkpoint.json", refresh=True):
+        time.sleep(0.05)
+    line.cut = True
+    _, told = first.communicate(timeout=120)
+    assert first.returncode == 2
+    (error,) = [part for part in told.splitlines() if part.startswith(f"error: {url} can't be reached")]
+    assert error.endswith("tried for 2 s; nothing finished is lost: run the same command again")
+    assert len(files.glob("results/gone/runs/*/record.json", refresh=True)) < len(undisturbed)
+
+    line.cut = False
+    again = call(*arguments, **environment(line.port))
+    assert again.returncode == 0, again.stderr
+    line.close()
+    store = Store(url)
+    store.sync()
+    assert results(store, suite) == undisturbed
+    assert store.discarded() == 0
+
+
+def test_a_run_by_its_address_also_where_the_store_lies_below_a_folder_called_runs(suite, machine):
+    run, *_ = make_plan(load_suite(str(suite)))
+    for url in ("s3://results/runs", "s3://results/runs/own"):
+        Store(url).begin({"name": "small"}, [run], {})
+        assert run_place(url) == (url, None)
+        assert run_place(f"{url}/") == (f"{url}/", None)
+        assert run_place(f"{url}/runs/{run.id}/") == (url, run.id)
+    for url in ("s3://results/whole", "s3://runs/own"):
+        assert run_place(url) == (url, None)

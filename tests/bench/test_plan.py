@@ -99,6 +99,29 @@ def test_on_request_only():
     assert {run.architecture for run in plan("task=cifar10")} == {"resnet20", "vgg_small"}
 
 
+def test_an_optional_task_runs_only_where_it_is_named():
+    entries = tuple(entry.model_copy(update={"optional": entry.task == "digits"}) for entry in SUITE.tasks)
+    suite = SUITE.model_copy(update={"tasks": entries})
+    assert {run.task for run in plan(suite=suite)} == {"cifar10"}
+    assert {run.task for run in plan("task=digits", suite=suite)} == {"digits"}
+    assert {run.task for run in plan("task=digits", "task=cifar10", suite=suite)} == {"digits", "cifar10"}
+    assert plan("task=digits", suite=suite) == plan("task=digits")
+    with pytest.raises(PlanError, match="it has: cifar10, digits"):
+        plan("task=imagenet", suite=suite)
+
+
+def test_tasks_are_selected_by_their_group_too():
+    suite = load_suite("paper")
+    names = {run.task for run in make_plan(suite, only={"task": ["glue"]})}
+    parts = ("mnli_m", "mnli_mm", "qqp", "qnli", "sst2", "cola", "stsb", "mrpc", "rte")
+    assert names == {f"glue_{name}" for name in parts}
+    assert {run.task for run in make_plan(suite, only={"task": ["glue_wnli"]})} == {"glue_wnli"}
+    both = make_plan(suite, only={"task": ["speech_commands", "speech_commands_v2_35"], "algorithm": ["bnn"]})
+    assert {run.task for run in both} == {"speech_commands", "speech_commands_v2_35"}
+    with pytest.raises(PlanError, match="did you mean 'glue'"):
+        make_plan(suite, only={"task": ["glu"]})
+
+
 @pytest.mark.parametrize(
     ("items", "message"),
     [

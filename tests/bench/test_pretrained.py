@@ -1,5 +1,7 @@
 """Runs that start from a pretrained encoder: what is trained from it, what the records say, and what is refused."""
 
+import hashlib
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,6 +12,7 @@ from bibench.bench.store import Store
 from bibench.bench.suite import load_suite
 from bibench.bench.worker import Settings
 from bibench.models.bert import Bert, bert_tiny4
+from bibench.tasks.base import DataError
 from bibench.training import CheckpointError, load_weights, save_weights
 from glue_data import write_original, write_vocabulary
 
@@ -101,6 +104,40 @@ def test_a_trained_network_is_evaluated_and_not_trained(tmp_path, data, suite):
     assert {run.method for run in runs} == {"full_precision", "fine_tune"}
     with pytest.raises(CheckpointError, match=r"doesn't fit the model \(missing: classifier\.weight"):
         load_weights(path, model)
+
+
+@pytest.mark.slow
+def test_the_records_of_a_trained_network_say_that_it_was_given(tmp_path, data, suite):
+    settings = _settings(tmp_path, data, checkpoint=tmp_path / "weights.safetensors")
+    save_weights(settings.checkpoint, bert_tiny4.build((3, 128), 2))
+    run_suite(suite, settings, jobs=1, listener=lambda runs: _Silent())
+    records = _records(settings)
+    digest = hashlib.sha256(settings.checkpoint.read_bytes()).hexdigest()
+    for name in ("fp32", "bnn"):
+        assert records[name].notes[-1] == (
+            f"full precision of bert_tiny4 on glue_rte is the given checkpoint (SHA-256 {digest[:10]}...)"
+        )
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_checkpoint_with_another_vocabulary_beside_it_starts_nothing(tmp_path, data, suite, whole):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    settings = _settings(tmp_path, data, checkpoint=folder / "weights.safetensors")
+    model = bert_tiny4.build((3, 128), 2)
+    save_weights(settings.checkpoint, model) if whole else _encoder(settings.checkpoint, model)
+    own = data / "bert-base-uncased" / "vocab.txt"
+    pieces = own.read_text(encoding="utf-8").split("\n")
+    (folder / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8", newline="\r\n")
+    assert prepare(suite, settings).runs
+    pieces[100], pieces[101] = pieces[101], pieces[100]
+    (folder / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"theirs/weights\.safetensors: its vocabulary \S+/theirs/vocab\.txt is another than the data's"
+    ) as caught:
+        prepare(suite, settings)
+    assert str(own) in str(caught.value)
+    assert not settings.out.exists()
 
 
 def test_an_encoder_that_does_not_fit_starts_nothing(tmp_path, data, suite):

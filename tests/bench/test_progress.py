@@ -9,7 +9,7 @@ import pytest
 from bibench.bench.claims import Watch
 from bibench.bench.progress import Error, Failed, Hours, Observer
 from bibench.bench.store import Store
-from bibench.records import RecordError
+from bibench.records import RecordError, RunConfig
 from made_sweep import BNN, BNN_1, CPU, ELSEWHERE, FULL, PLAN, RECU, finish, store_at
 
 
@@ -51,6 +51,19 @@ def test_longer_runs_take_longer_and_devices_count(tmp_path: Path) -> None:
     found = Observer(store).look()
     assert hours(found.spent) == (2.0, 1.5)
     assert hours(found.left) == (0.0, 6.0)
+
+
+def test_the_time_that_is_left_is_shared_by_the_devices_at_work(tmp_path: Path) -> None:
+    pair, single = BNN.model_copy(update={"devices": 2}), RECU
+    other = BNN_1.model_copy(update={"devices": 2})
+    store = store_at(tmp_path / "store", pair, other, single)
+    finish(store, pair, 1.5)
+    assert store.claims.take(other.id) is not None
+    found = Observer(store).look()
+    assert hours(found.left) == (3.0 + 3.0, 0.0)
+    assert found.seconds_left == pytest.approx(3 * 3600)  # six hours of devices, two at work
+    assert store.claims.take(single.id) is not None
+    assert Observer(store).look().seconds_left == pytest.approx(2 * 3600)
 
 
 def test_what_runs_counts_in_part_and_shares_the_time_that_is_left(store: Store) -> None:
@@ -111,6 +124,29 @@ def test_failures_and_errors_say_why(store: Store) -> None:
     assert [error.run for error in Observer(store).look().errors] == [BNN_1.id]  # it is tried again
 
 
+def test_what_starts_from_a_failed_run_is_not_waited_for(tmp_path: Path) -> None:
+    child = BNN.model_copy(update={"method": "fine_tune", "parent": FULL.id})
+    grandchild = RECU.model_copy(update={"method": "fine_tune", "parent": child.id})
+    store = store_at(tmp_path / "store", FULL, child, grandchild, BNN_1)
+    finish(store, BNN_1, 1.0)
+    before = Observer(store).look()
+    assert (before.done, before.waiting, before.lost) == (1, 3, 0)
+    finish(store, FULL, 1.0, status="failed", figures=(), reason="loss is NaN in epoch 2")
+    found = Observer(store).look()
+    assert (found.planned, found.done, found.waiting, found.lost) == (4, 2, 0, 2)
+    assert (found.left, found.unknown) == (Hours(gpu=0, cpu=0), 0)
+    assert found.finished
+
+
+def test_what_started_from_a_run_before_that_failed_keeps_its_result(tmp_path: Path) -> None:
+    child = BNN.model_copy(update={"method": "fine_tune", "parent": FULL.id})
+    store = store_at(tmp_path / "store", FULL, child)
+    finish(store, child)
+    finish(store, FULL, status="failed", figures=(), reason="why")
+    found = Observer(store).look()
+    assert (found.done, found.lost, found.finished) == (2, 0, True)
+
+
 def test_runs_that_changed_hands_and_late_results_are_counted(store: Store) -> None:
     store.claims.take(BNN.id, lease=1)
     claim = store.claims.take(BNN.id, takeover=1)
@@ -134,6 +170,28 @@ def test_a_finished_sweep(store: Store) -> None:
     assert found.finished
     assert (found.done, found.waiting, found.unknown) == (5, 0, 0)
     assert (found.left, found.seconds_left) == (Hours(gpu=0, cpu=0), None)
+
+
+def test_the_plan_is_read_again_when_it_has_changed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def plan(own: Store) -> list[RunConfig]:
+        read.append(len(original(own)))
+        return original(own)
+
+    original = Store.plan
+    monkeypatch.setattr(Store, "plan", plan)
+    observer = Observer(store)
+    first = observer.look()
+    assert observer.look() == first
+    assert read == [5]
+    store_at(store.root, BNN.model_copy(update={"seed": 7}))
+    read.clear()
+    assert observer.look().planned == 6
+    assert observer.look().planned == 6
+    assert read == [6]
+    (store.root / "plan.json").unlink()
+    assert observer.look().planned == 0
 
 
 def test_what_was_read_once_is_not_read_again(store: Store) -> None:

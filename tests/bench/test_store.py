@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save
 
-from bibench.bench.store import Store, StoreError, write_rows
+from bibench.bench import store as store_module
+from bibench.bench.claims import Claim, ClaimLost, Claims
+from bibench.bench.store import OtherTimes, Store, StoreError, write_rows
+from bibench.files import json_text
 from bibench.records import Environment, Figure, Record, RecordError
 from small_runs import config
 
@@ -108,6 +111,48 @@ def test_a_folder_that_another_process_just_makes_a_store_is_taken(tmp_path, mon
     monkeypatch.setattr(Path, "iterdir", iterdir)
     own.begin(SUITE, [config("recu")], {})
     assert {run.algorithm for run in own.plan()} == {"bnn", "recu"}
+
+
+def test_who_lost_the_claim_on_the_plan_reads_it_anew(store, monkeypatch):
+    """Another process takes it over, and writes its plan, when this one has read the plan and not written it yet."""
+    other, check = Store(store.root), store_module._refuse_namesakes
+
+    def meanwhile(root, runs):
+        monkeypatch.setattr(store_module, "_refuse_namesakes", check)
+        claim = Claims(other.storage, below="").take("", takeover=1)
+        other._merge(claim, SUITE, [config("recu")], {"cifar10": "c" * 64}, {})
+        claim.finish()
+        check(root, runs)
+
+    monkeypatch.setattr(store_module, "_refuse_namesakes", meanwhile)
+    store.begin(SUITE, [config("fda")], {})
+    assert [run.algorithm for run in store.plan()] == ["bnn", "recu", "fda"]
+    assert json.loads((store.root / "data.json").read_text()) == {"digits": "a" * 64, "cifar10": "c" * 64}
+    assert not list(store.root.glob("claim-*"))
+
+
+def test_times_that_another_process_wrote_first_are_kept(store):
+    store.begin(SUITE, [], {}, {"digits digits_cnn bnn": 0.25})
+    message = refused(store, SUITE, [config("fda")], {}, {"digits digits_cnn bnn": 0.5, "digits digits_cnn fda": 1.0})
+    assert message == (
+        f"{store.root} has 0.25 s for an iteration of digits digits_cnn bnn, and the runs were planned with 0.5 s; "
+        "plan them again"
+    )
+    with pytest.raises(OtherTimes):
+        store.begin(SUITE, [], {}, {"digits digits_cnn bnn": 0.5})
+    store.begin(SUITE, [], {}, {"digits digits_cnn bnn": 0.25, "digits digits_cnn fda": 1.0})
+    assert store.calibration() == {"digits digits_cnn bnn": 0.25, "digits digits_cnn fda": 1.0}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5])
+def test_the_plan_is_the_same_file_however_it_is_divided(tmp_path, monkeypatch, count):
+    monkeypatch.setattr(store_module, "_AT_A_TIME", 2)
+    runs = [config(seed=seed, options={"name": "ü"}) for seed in range(count)]
+    store = Store(tmp_path)
+    store.begin(SUITE, runs, {})
+    text = (tmp_path / "plan.json").read_text(encoding="utf-8")
+    assert text == json_text([run.model_dump(mode="json") for run in runs]).replace("\\u00fc", "ü")
+    assert store.plan() == runs
 
 
 def test_an_empty_folder_is_taken(tmp_path):
@@ -213,6 +258,34 @@ def test_a_crash_while_writing_leaves_the_old_file(store, monkeypatch):
     claim.finish()
     assert store.record(config().id).status == "ok"
     assert [path.name for path in store.folder(config().id).iterdir()] == ["record.json"]
+
+
+def test_who_lost_the_claim_does_not_replace_a_record(store):
+    record = record_of(config())
+    commit(store, record)
+    slow = store.claims.take(record.id)
+    quick = store.claims.take(record.id, takeover=slow.token)
+    newer = record.model_copy(update={"measured": ("learning_task",)})
+    store.amend(newer, quick)
+    third = store.claims.take(record.id)
+    with pytest.raises(ClaimLost, match="was taken over by another process"):
+        store.amend(record.model_copy(update={"measured": ("training_speed",)}), slow)
+    slow.finish()
+    store.leave(record.id, slow)
+    assert store.record(record.id) == newer
+    assert third.check()
+
+
+def test_a_late_result_leaves_no_claim(store):
+    record = record_of(config())
+    slow = store.claims.take(record.id)
+    late: Claim = store.claims.take(record.id, takeover=slow.token)
+    with late.beating():
+        assert store.commit(record, slow)
+        assert not store.commit(record.model_copy(update={"files": late.files}), late)
+    assert store.record(record.id) == record
+    assert [path.name for path in store.folder(record.id).iterdir()] == ["record.json"]
+    assert store.discarded() == 1
 
 
 def test_another_folder_is_refused_before_anything_is_made_in_it(tmp_path):

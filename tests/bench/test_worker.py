@@ -12,11 +12,13 @@ from bibench import registry
 from bibench.bench import worker
 from bibench.bench.store import Store
 from bibench.bench.worker import Settings, execute
+from bibench.files import file_sha256
 from bibench.recipes import SGD
 from bibench.tasks.base import DataError
 from bibench.tasks.digits import digits
 from bibench.tracks.base import Measuring
-from small_runs import ADAM_RECIPE, SGD_RECIPE, config
+from bibench.training import save_weights
+from small_runs import ADAM_RECIPE, SGD_RECIPE, config, model_of
 
 SHORT = dataclasses.replace(ADAM_RECIPE, epochs=1)
 
@@ -192,6 +194,21 @@ def test_damaged_full_precision_weights_are_refused_with_a_way_out(settings, dam
     assert execute(parent, settings).status == "ok"
     assert store.weights(parent.id).read_bytes() == undamaged
     assert execute(child, settings).status == "ok"
+
+
+def test_a_users_checkpoint_is_named_in_its_record_and_in_those_that_start_from_it(settings, tmp_path):
+    path = tmp_path / "theirs.safetensors"
+    save_weights(path, model_of(config("fp32", seed=7)))
+    settings = dataclasses.replace(settings, checkpoint=path)
+    parent = config("fp32", SHORT, method="checkpoint", checkpoint=file_sha256(path))
+    for run in (parent, config("bnn", SHORT, method="fine_tune", parent=parent.id)):
+        assert execute(run, settings).status == "ok"
+        assert Store(settings.out).record(run.id).notes == (
+            f"full precision of digits_cnn on digits is the given checkpoint (SHA-256 {file_sha256(path)[:10]}...)",
+        )
+    alone = config("bnn", SHORT)
+    assert execute(alone, settings).status == "ok"
+    assert Store(settings.out).record(alone.id).notes == ()
 
 
 def test_weights_without_a_recorded_hash_are_taken(settings):

@@ -9,6 +9,7 @@ from dabnn_interpreter import DabnnEngine, DabnnNet
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from interpreted import randomised, sample_of
+from parts import PARTS, of_part
 from test_export_models import built
 from test_lower import Function, of, perturbed
 from test_trained_networks import ROUNDING, trained
@@ -364,6 +365,12 @@ def test_refusals_name_the_layer(model, x, message, tmp_path):
     with pytest.raises(PackedError, match=message):
         write_dabnn(pack(model.eval(), x), tmp_path / "net.dab")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_a_result_is_refused(name):
+    with pytest.raises(PackedError, match=r"daBNN (has no layer (for this|that cuts)|adds whole tensors)"):
+        to_dabnn(pack(*of_part(name)))
 
 
 def test_an_int8_stem_is_refused():

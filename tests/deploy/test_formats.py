@@ -1,9 +1,8 @@
-import importlib.util
-import sys
-from pathlib import Path
+import csv
 
 import pytest
 import torch
+from formats_tool import TOOL
 from torch import nn
 
 import bibench
@@ -33,19 +32,32 @@ def test_what_is_missing_is_said_before_anything_is_done(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def tool():
-    path = Path(__file__).parents[2] / "tools" / "formats.py"
-    spec = importlib.util.spec_from_file_location("formats_tool", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclasses look for their types
-    spec.loader.exec_module(module)
-    return module
+    return TOOL
 
 
 def test_the_document_has_every_architecture_and_format(tool):
     text = tool.DOCUMENT.read_text()
-    assert "| architecture | " + " | ".join(f"`{name}`" for name in FORMATS) + " |" in text
+    assert "| architecture | " + " | ".join(f"`{name}`" for name in tool.FORMATS) + " |" in text
     for name in tool.architectures():
         assert f"\n| {name} | " in text, "run tools/formats.py"
+
+
+def test_the_document_has_the_papers_table_4(tool, shared):
+    said = {}
+    with (shared / "paper" / "deployability.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            said.setdefault(row["entity"], {})[row["property"]] = row["value"]
+    lines = dict(
+        line.strip("| ").split(" | ", 1) for line in tool.DOCUMENT.read_text().splitlines() if "| yes |" in line
+    )
+    for algorithm in set(tool.ALGORITHMS) - {"pact"}:
+        own = said[algorithm]
+        for column, library in enumerate(("larq", "dabnn")):
+            lacks = [
+                key for key in ("act_rescaling", "act_mean_shifting") if (own[key], said[library][key]) == ("yes", "no")
+            ]
+            expected = "yes" if own["deployable"] == "yes" and not lacks else "no"
+            assert lines[algorithm].split(" | ")[column] == expected, (algorithm, library)
 
 
 @pytest.mark.slow
@@ -59,15 +71,18 @@ def test_the_document_says_what_is_so(tool, architecture):
 def test_tables(tool):
     says = "layer 'a.b' (BinaryConv2d): takes no groups; use none"
     rows = [
-        tool.Row("resnet18", {name: {"xnor": says} if name == "onnx" else {} for name in FORMATS}),
+        tool.Row("resnet18", {name: {"xnor": says} if name == "onnx" else {} for name in tool.FORMATS}),
         tool.Row(
-            "resnet34", {name: {} if name == "packed" else dict.fromkeys(tool.ALGORITHMS, says) for name in FORMATS}
+            "resnet34",
+            {name: {} if name == "packed" else dict.fromkeys(tool.ALGORITHMS, says) for name in tool.FORMATS},
         ),
     ]
     assert tool.architectures_table(rows).splitlines()[2].startswith("| resnet18 | all | all but xnor |")
     assert tool.architectures_table(rows).splitlines()[3].startswith("| resnet34 | all | none |")
-    assert "| xnor | no | resnet18, resnet34 | no |" in tool.algorithms_table(rows)
-    assert "| pact | not in it | resnet18, resnet34 | resnet18 |" in tool.algorithms_table(rows)
+    assert tool.algorithms_table(rows).startswith("| algorithm | Table 4, Larq | Table 4, daBNN | `packed` | `onnx` |")
+    assert "| xnor | no | no | resnet18, resnet34 | no |" in tool.algorithms_table(rows)
+    assert "| reactnet | yes | no | resnet18, resnet34 | resnet18 |" in tool.algorithms_table(rows)
+    assert "| pact | not in it | not in it | resnet18, resnet34 | resnet18 |" in tool.algorithms_table(rows)
     assert "| `onnx` | takes no groups | all | resnet18, resnet34 |" in tool.reasons_table(rows)
     text = tool.document(f"before\n{tool.MARKS[0]}old{tool.MARKS[1]}\nafter\n", rows)
     assert text.startswith(f"before\n{tool.MARKS[0]}\n| architecture |")

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreted import check, codes, randomised
+from parts import PARTS, drawn_part, of_part
 from torch import nn
 
 from bibench.deploy.arena import arrange
@@ -158,6 +159,17 @@ def test_tokens_of_a_map():
             return self.mix(self.stem(x).flatten(2).transpose(1, 2))
 
     assert codes(check(Patches(), IMAGE)) == ["COPY", "FCONV", "BCONV"]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_reads_only_a_part_is_not_joined(name):
+    check(*of_part(name))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data())
+def test_parts_of_any_layer(data):
+    check(*drawn_part(data))
 
 
 # ------------------------------------------------------------------------------------------------------------- arena

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interpreted import randomised, sample_of
 from lce_runner import Client, LceEngine
+from parts import PARTS, drawn_part, of_part
 from test_export_models import ALGORITHMS, built
 from test_lower import IMAGE, MODULES, OPERATIONS, Function, of, perturbed
 from test_trained_networks import ROUNDING, trained
@@ -163,6 +164,18 @@ def test_other_layers(client, layer, algorithm):
 REFUSED_OPERATIONS = {"max pool dilated": "pools no dilated windows", "six dimensions": "writes parts of a tensor"}
 
 
+@pytest.mark.parametrize("algorithm", ["bnn", "reactnet", "pact"])
+@pytest.mark.parametrize("transpose", [False, True])
+def test_products_of_activations(client, algorithm, transpose):
+    product = perturbed(BinaryMatmul(40, 40 if transpose else 5, transpose_right=transpose, algorithm=algorithm))
+    model = Function(lambda m, a, b: m.product(a, b), product=product)
+    right = (1, 3, 5, 40) if transpose else (1, 3, 40, 5)
+    check(client, model, (torch.randn(1, 3, 4, 40), torch.randn(right)))
+    check(client, model, (torch.randn(1, 3, 4, 40), torch.randn(1, 1, *right[2:])))
+    if algorithm == "bnn":
+        check(client, model, (torch.randn(1, 3, 4, 40), torch.randn(right)), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation(client, name):
     model, x = of(OPERATIONS[name]), torch.randn(IMAGE)
@@ -185,6 +198,17 @@ def test_embeddings(client):
     check(client, Function(lambda m, i: m.table(i.view(-1, 2, 2).transpose(1, 2))[:, 0], table=table), pairs)
     first = Function(lambda m, i: m.linear(m.table(i)[:, 0]), table=table, linear=nn.Linear(5, 3))
     check(client, first, pairs)  # which reads the beginning of what the table gave
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_a_result(client, name):
+    check(client, *of_part(name))
+
+
+@PROPERTY
+@given(data=st.data())
+def test_parts_of_any_layer(client, data):
+    check(client, *drawn_part(data))
 
 
 def test_several_inputs_keep_their_shapes(client):
@@ -243,17 +267,15 @@ def test_resnet18_of_full_size(client):
 # ----------------------------------------------------------------------------------------------------- refusals, file
 
 GROUPS = nn.Sequential(nn.Identity(), BinaryConv2d(64, 64, 3, groups=2, padding=1, algorithm="xnor"))
-PRODUCT = Function(lambda m, x: m.inner(x, x), inner=BinaryMatmul(8, 8, transpose_right=True, algorithm="bnn"))
 
 
 @pytest.mark.parametrize(
     ("model", "x", "message"),
     [
         (GROUPS, torch.randn(1, 64, 4, 4), r"^layer '1': Larq .* no groups .*has 2\); leave it in full precision"),
-        (PRODUCT, torch.randn(1, 4, 8), r"^layer 'inner': Larq .* no product of two packed"),
         (nn.MaxPool2d(2, dilation=2), torch.randn(1, 2, 6, 6), r"^operation \d, .*no dilated windows .*2 x 2"),
     ],
-    ids=["groups", "product", "dilated pool"],
+    ids=["groups", "dilated pool"],
 )
 def test_refusals_name_the_layer(model, x, message, tmp_path):
     with pytest.raises(PackedError, match=message):

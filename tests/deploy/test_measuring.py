@@ -18,6 +18,7 @@ from test_targets import during
 from bibench.deploy import measuring
 from bibench.deploy.measuring import (
     Measurement,
+    check_runners,
     joined,
     machine_of,
     measure_in_turns,
@@ -222,9 +223,14 @@ def test_a_runner_for_another_processor(network, tmp_path, temporary):
             measured(network, program, machine=machine)
     script_too = script(tmp_path, f"echo '{json.dumps(SAID)}'")
     assert len(measured(network, program, script_too, machine="x86_64")) == 1
-    with pytest.raises(FileNotFoundError):
-        measured(network, tmp_path / "none")
-    with pytest.raises(TargetError, match=r"local: no runner for pdp11 came with .*docs/devices.md"):
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(TargetError, match=rf"^{path}: can't be read \((No such file|Is a directory)"):
+            measured(network, path)
+        with pytest.raises(TargetError, match=rf"^{path}: can't be read"):
+            check_runners([script_too, path])
+    with pytest.raises(
+        TargetError, match=r"local: no runner for pdp11 came with .* pdp11-linux-gnu-g\+\+ is, or build one"
+    ):
         measured(network, machine="pdp11")
     program.write_bytes(b"\x7fELF" + bytes(14) + (62).to_bytes(2, "little") + bytes(100))
     with pytest.raises(TargetError, match=r"runner can't be started: Exec format error"):
@@ -300,8 +306,10 @@ def arm_runner(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_arm_emulated_gives_the_same_outputs(arm_runner, network, tmp_path, temporary):
+@pytest.mark.parametrize("origin", ["the command", "the package"])
+def test_arm_emulated_gives_the_same_outputs(origin, network, tmp_path, temporary, request):
     need_runner()
+    arm_runner = need_runner("aarch64") if origin == "the package" else request.getfixturevalue("arm_runner")
     qemu = need_tool("qemu-aarch64", "qemu-user")
     (found,) = measured(network, script(tmp_path, f'exec {qemu} {arm_runner} "$@"'))
     (here,) = measured(network)

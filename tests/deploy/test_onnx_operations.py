@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interpreted import randomised
 from onnx_models import check_onnx, session
+from parts import PARTS, drawn_part, of_part
 from test_lower import ALGORITHMS, IMAGE, MODULES, OPERATIONS, Function, of, perturbed
 from torch import nn
 
@@ -32,6 +33,17 @@ def test_an_operation(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module(name):
     check_onnx(randomised(MODULES[name]), torch.randn(IMAGE), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_a_result(name):
+    check_onnx(*of_part(name))
+
+
+@PROPERTY
+@given(st.data())
+def test_parts_of_any_layer(data):
+    check_onnx(*drawn_part(data))
 
 
 def test_several_inputs_and_their_names():

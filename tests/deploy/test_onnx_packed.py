@@ -8,6 +8,8 @@ import onnxruntime
 import pytest
 import torch
 from interpreted import ENGINE, randomised
+from onnx_models import called
+from parts import PARTS, of_part
 from test_export_models import ALGORITHMS, built
 from test_lower import IMAGE, Function, perturbed
 from test_onnx_operations import LAYERS
@@ -47,9 +49,9 @@ def check(model, x):
     onnx.checker.check_model(found)
     given = x if isinstance(x, tuple) else (x,)
     names = [port.name for port in found.graph.input]
-    answer = session(found).run(None, {name: tensor.numpy() for name, tensor in zip(names, given, strict=True)})[0]
-    with torch.no_grad():
-        np.testing.assert_allclose(answer, model(*given).numpy(), rtol=1e-4, atol=1e-4)
+    answers = session(found).run(None, {name: tensor.numpy() for name, tensor in zip(names, given, strict=True)})
+    for answer, wanted in zip(answers, called(model, x), strict=True):
+        np.testing.assert_allclose(answer, wanted.numpy(), rtol=1e-4, atol=1e-4)
     return found
 
 
@@ -64,6 +66,12 @@ def test_networks(tmp_path, architecture, algorithm):
     assert found.difference < 1e-5
     plain = export(model, tmp_path / "plain.onnx", to="onnx", example=x)
     assert done.bytes < plain.bytes - 28 * done.weight_bytes  # one bit a weight in the place of a float
+
+
+@ENGINES
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_a_result(name):
+    check(*of_part(name))
 
 
 @ENGINES

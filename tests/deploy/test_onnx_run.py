@@ -1,6 +1,7 @@
 """Whole networks as ONNX: bits in front of every binary layer, outputs and answers, against PyTorch."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from test_trained_networks import ROUNDING, trained
 from bibench.deploy.compare import unpacked
 from bibench.deploy.export import export, pack
 from bibench.deploy.format import PackedError, words
-from bibench.deploy.onnx_run import compare_onnx, packed, runtime_lacks
+from bibench.deploy.onnx_run import compare_onnx, compare_outputs, packed, runtime_lacks
 from bibench.nn import BinaryConv2d, BinaryLinear
 from bibench.tasks.cifar10 import cifar10
 from bibench.tasks.imagenet import imagenet
@@ -108,6 +109,24 @@ def test_another_models_file_is_refused(tmp_path):
     other = randomised(torch.nn.Sequential(BinaryConv2d(1, 4, 3, algorithm="bnn"), torch.nn.Flatten()))
     with pytest.raises(PackedError, match=r"net\.onnx: not written from this model; export it again"):
         compare_onnx(other, tmp_path / "net.onnx", x)
+
+
+@pytest.mark.parametrize("compared_by", [compare_onnx, compare_outputs])
+@pytest.mark.parametrize("spoilt", ["an operator", "a size"])
+def test_a_file_that_cannot_be_run_is_named(tmp_path, spoilt, compared_by):
+    model, x = built("digits_mlp", "bnn")
+    path = tmp_path / "net.onnx"
+    export(model, path, to="onnx", example=x)
+    made = onnx.load(path)
+    if spoilt == "an operator":
+        made.graph.node[0].op_type = "Sideways"
+    else:
+        (reshape,) = [node for node in made.graph.node if node.op_type == "Reshape"]
+        (wanted,) = [constant for constant in made.graph.initializer if constant.name == reshape.input[1]]
+        wanted.CopyFrom(onnx.numpy_helper.from_array(np.array([7, -1]), wanted.name))  # of 64 numbers
+    onnx.save(made, path)
+    with pytest.raises(PackedError, match=r"net\.onnx: ONNX Runtime can't run it: .*; don't use the file; export to"):
+        compared_by(model, path, x)
 
 
 @pytest.mark.parametrize(

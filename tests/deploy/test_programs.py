@@ -151,8 +151,9 @@ def test_how_benchmark_single_model_is_called(files):
     assert found.mean == pytest.approx(0.03)
     (line,) = (files / "asked").read_text().splitlines()
     assert re.fullmatch(r"/\S+/network\.bibpack --benchmark_format=json --benchmark_repetitions=7", line)
-    with pytest.raises(TargetError, match=r"local: threads 2: daBNN runs on one; give --threads 1"):
-        measured(files, "net.dab", threads=(1, 2))
+    assert [one.threads for one in measured(files, "net.dab", threads=(2, 1, 4))] == [1]
+    with pytest.raises(TargetError, match=r"local: threads 2, 4: daBNN runs on one; give --threads 1, or a device"):
+        measured(files, "net.dab", threads=(2, 4))
 
 
 def test_what_fails_is_said(files):
@@ -194,5 +195,11 @@ def test_the_command(files, tmp_path):
     program(files, dabnn(row(30.0)))
     found = call("measure", files / "net.dab", "--program", files / "program").stdout.splitlines()[2]
     assert found.split() == ["dabnn", "1", "1", "30.0", "ms", "30.0", "ms", "30.0", "ms", "30.0", "ms"]
+    listed = tmp_path / "devices.yaml"
+    listed.write_text("devices:\n  - {name: pi4, target: local, threads: [1, 2, 4]}\n  - {name: desk, target: local}\n")
+    lines = call("measure", files / "net.dab", "--program", files / "program", "--devices", listed).stdout.splitlines()
+    assert [line for line in lines if "note" in line] == ["note: pi4: daBNN runs on one thread; 2, 4 left out"]
+    none = refused("measure", files / "net.dab", "--program", tmp_path / "none")
+    assert none == f"{tmp_path}/none: can't be read (No such file or directory); it was to measure on devices"
     assert "give one, --program for files of other libraries" in refused(*given, "--runner", files / "program")
     assert "not a packed file" in refused("measure", files / "net.tflite")

@@ -154,7 +154,7 @@ def test_each_file_runs_and_is_the_network(made, network, client, name):
 
     After so few steps one such sign changes all that follows, so outputs are compared where none differs.
     """
-    assert set(RUNS) == set(FORMATS)
+    assert {*RUNS, "dabnn-onnx"} == set(FORMATS)  # whose convolutions are padded with -1, not with 0 as here
     model, images = network
     path = made[0] / f"resnet18.{name}"
     equal = 0

@@ -201,8 +201,12 @@ def test_a_folder_that_cannot_be_made_or_removed(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
     with pytest.raises(TargetError, match=r"local: \S*/bibench\.\w+ can't be removed there: stuck$"), LOCAL.folder():
         pass
-    with pytest.raises(TargetError, match=r"^broken; \S*/bibench\.\w+ is left there$"), LOCAL.folder():
-        raise ValueError("broken")
+    for error, said in ((ValueError("broken"), "broken"), (MemoryError(), "MemoryError")):
+        with pytest.raises(TargetError, match=rf"^{said}; \S*/bibench\.\w+ is left there$"), LOCAL.folder():
+            raise error
+    with pytest.raises(KeyboardInterrupt) as stopped, LOCAL.folder() as path:
+        raise KeyboardInterrupt
+    assert str(stopped.value.__cause__) == f"local: {path} can't be removed there: stuck"
 
 
 @pytest.mark.parametrize(

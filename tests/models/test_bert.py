@@ -11,18 +11,13 @@ from bibench import registry
 from bibench.deploy.compare import compare
 from bibench.deploy.export import pack
 from bibench.models.bert import Attention, Bert, bert_base, bert_tiny4, bert_tiny6
-from bibench.native import Engine, NativeError
 from bibench.nn.attention import BiAttention
 from bibench.nn.layers import BinaryLinear
 from bibench.tasks.classification import loss
+from needed_tools import ENGINE
 from packed_reference import run
 
 ALGORITHMS = ("bnn", "xnor", "dorefa", "bireal", "xnorpp", "reactnet", "recu", "fda", "pact")
-try:
-    Engine(b"")
-except NativeError as error:
-    ENGINE = "not built" not in str(error)
-
 SMALL = {"width": 24, "layers": 2, "heads": 2, "inner": 48, "vocabulary": 100, "positions": 32}
 
 
@@ -111,6 +106,15 @@ def test_pretrained_weights_load_by_name(prefix, old_norms):
     assert torch.equal(model.classifier.weight, head)
     for name, value in theirs.bert.state_dict().items():
         assert torch.equal(model.bert.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("end", ["gamma", "beta"])
+def test_a_norm_under_both_names_is_refused(end):
+    model = Bert(2, **SMALL)
+    tensors = model.state_dict() | {f"bert.embeddings.LayerNorm.{end}": torch.zeros(24)}
+    assert model.own_names(tensors) == tensors
+    with pytest.raises(ValueError, match=rf"not in the network: embeddings\.LayerNorm\.{end}"):
+        model.load_pretrained(tensors)
 
 
 def test_a_file_without_pooler_leaves_it_as_it_is():
@@ -209,6 +213,13 @@ def test_it_packs_and_agrees_with_pytorch(algorithm):
         found = compare(model, program, tokens)
         assert found.same_top1 == found.samples == 4
         assert found.differing == 0
+
+
+@pytest.mark.parametrize("ge", [False, True])
+def test_scores_of_0_are_attended_to_where_asked_for(ge):
+    binary = bibench.binarize(Bert(2, **SMALL, ge=ge), "bnn", example=_tokens())
+    attentions = [module for module in binary.modules() if isinstance(module, BiAttention)]
+    assert [attention.context.left_rule.ge for attention in attentions] == [ge, ge]
 
 
 def test_unusable_sizes_are_explained():

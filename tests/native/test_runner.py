@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from native_programs import chain
 
-from needed_tools import need_runner
+from needed_tools import need_runner, need_tool
 
 
 @pytest.fixture
@@ -77,6 +77,38 @@ def test_it_ends_when_nobody_listens_any_more(network):
         assert ends(network, 1, 0, 10_000, status=1, stdout=writing) == "nobody reads the output any more\n"
     finally:
         os.close(writing)
+
+
+ARM = "processor\t: {}\nBogoMIPS\t: 108.00\nCPU implementer\t: {}\nCPU architecture: 8\nCPU part\t: {}\n\n"
+
+
+def arm(*parts, implementer="0x41", more=""):
+    return "".join(ARM.format(number, implementer, part) for number, part in enumerate(parts)) + more
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        (arm(*4 * ["0xd08"], more="Revision : c03111\n"), "Cortex-A72"),
+        (arm(*4 * ["0xd05"], *3 * ["0xd41"], "0xd44"), "Cortex-A55 + Cortex-A78 + Cortex-X1"),
+        (arm("0xd42", "0xd41"), "Cortex-A78AE + Cortex-A78"),
+        (arm("0xd08", more="Hardware\t: BCM2711\n"), "Cortex-A72"),
+        (arm("0xd05", "0xfff", more="Hardware\t: Qualcomm SM8350\n"), "Qualcomm SM8350"),
+        (arm("0xd05", implementer="0x51"), None),
+        ("processor : 0\nmodel name\t: A processor @ 3.00GHz\n", "A processor @ 3.00GHz"),
+        ("", None),
+    ],
+)
+def test_the_processor_has_the_name_that_the_system_gives_it(network, tmp_path, cpuinfo, name):
+    """Of an emulator, which finds the system's files in a folder."""
+    qemu = need_tool("qemu-x86_64", "qemu-user")
+    files = {"proc/cpuinfo": cpuinfo, "sys/firmware/devicetree/base/model": "Raspberry Pi 4 Model B Rev 1.4\0"}
+    for path, content in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    command = [qemu, "-L", tmp_path, need_runner("x86_64"), network, "1", "0", "1"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert found["processor"] == (name or "Raspberry Pi 4 Model B Rev 1.4")
 
 
 def test_it_prints_one_object(network):

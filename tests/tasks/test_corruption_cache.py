@@ -6,17 +6,17 @@ import multiprocessing
 import os
 import pickle
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bibench.tasks import cache
 from bibench.tasks import corruption_cache as module
 from bibench.tasks.base import DataError
 from bibench.tasks.classification import fingerprint
-from bibench.tasks.corruption_cache import Originals, cache_folder, generated
+from bibench.tasks.corruption_cache import Originals, generated
 from bibench.tasks.corruptions import CORRUPTIONS, corrupt
 
 IMAGES = np.random.default_rng(0).integers(256, size=(3, 8, 8, 3), dtype=np.uint8)
@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_written_is_told_once(monkeypatch, tmp_path, cal
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BIBENCH_CACHE", str(tmp_path / "file"))
     expected = corrupt(IMAGES, "fog", 1)
-    with pytest.warns(UserWarning, match=r"cannot be kept in .*file: .*generated anew.* BIBENCH_CACHE"):
+    with pytest.warns(UserWarning, match=r"cannot be kept in .*file: .*made anew.* BIBENCH_CACHE"):
         assert np.array_equal(generated(IMAGES, "fog", 1), expected)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -170,7 +170,7 @@ def test_a_full_disk_is_no_error(folder, monkeypatch):
     def full(path, write):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "atomic_write", full)
+    monkeypatch.setattr(cache, "atomic_write", full)
     with pytest.warns(UserWarning, match="No space left on device"):
         assert np.array_equal(generated(IMAGES, "fog", 1), corrupt(IMAGES, "fog", 1))
 
@@ -180,16 +180,6 @@ def test_wrong_arguments_touch_no_file(folder):
         with pytest.raises(ValueError, match=r"did you mean|severity|images must be"):
             generated(images, name, severity)
     assert not folder.exists()
-
-
-def test_the_folder_is_the_variables_or_the_platforms(monkeypatch, tmp_path):
-    monkeypatch.setenv("BIBENCH_CACHE", "~/kept")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert cache_folder() == tmp_path / "kept"
-    monkeypatch.setenv("BIBENCH_CACHE", "")
-    monkeypatch.setattr(module.platformdirs, "user_cache_path", lambda name, appauthor: Path("platform", name))
-    assert cache_folder() == Path("platform", "bibench")
 
 
 ROWS = 20

@@ -1,5 +1,6 @@
 """GLUE: every layout, every task, broken rows, subsets, vocabularies; the real files."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -273,6 +274,30 @@ def test_a_vocabulary_that_does_not_match_the_networks_is_refused(sst2):
         glue.glue_sst2.load(sst2, True)
 
 
+def test_another_vocabulary_is_noted(sst2, monkeypatch):
+    path = sst2 / "bert-base-uncased" / "vocab.txt"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    _, note = glue.glue_sst2.load(sst2, True).notes
+    assert note == (
+        f"the vocabulary bert-base-uncased/vocab.txt (SHA-256 {digest[:10]}...) is not that of bert-base-uncased"
+    )
+    monkeypatch.setattr(glue, "BERT_BASE_UNCASED", digest)
+    assert len(glue.glue_sst2.load(sst2, True).notes) == 1
+    pieces = path.read_text(encoding="utf-8").split("\n")
+    pieces[100], pieces[101] = pieces[101], pieces[100]
+    path.write_text("\n".join(pieces), encoding="utf-8")
+    assert "is not that of bert-base-uncased" in glue.glue_sst2.load(sst2, True).notes[1]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_vocabulary_is_the_same_whatever_ends_its_lines(sst2, end):
+    before = glue.glue_sst2.load(sst2, True)
+    path = sst2 / "bert-base-uncased" / "vocab.txt"
+    path.write_text(path.read_text(encoding="utf-8").removesuffix("\n"), encoding="utf-8", newline=end)
+    after = glue.glue_sst2.load(sst2, True)
+    assert (after.fingerprint, after.notes, both(after)) == (before.fingerprint, before.notes, both(before))
+
+
 def test_the_fingerprint_is_of_content(sst2):
     before = glue.glue_sst2.load(sst2, True).fingerprint
     assert glue.glue_sst2.load(sst2, True).fingerprint == before
@@ -320,6 +345,7 @@ def test_real_files(real_data):
     for name, counts in {"qnli": (8_999, 5_463), "qqp": (8_999, 1_000), "mnli_m": (8_999, 1_000)}.items():
         data = task_of(name).load(real_data, True)
         assert (len(data.train), len(data.test)) == counts
+        assert not any("vocabulary" in note for note in data.notes)
     assert f"{glue.glue_sst2.load(real_data, False).trivial.value:.2f}" == "50.92"
 
 

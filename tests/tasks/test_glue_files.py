@@ -14,9 +14,9 @@ from pyarrow import parquet
 
 from bibench.tasks import glue
 from bibench.tasks.base import DataError
-from bibench.tasks.glue_files import Part, Table, read
+from bibench.tasks.glue_files import Part, Table, find, read
 from bibench.tasks.text import Broken, Row
-from glue_data import hub_rows, write_hub, write_parquet, write_vocabulary
+from glue_data import hub_rows, write_hub, write_original, write_parquet, write_vocabulary
 
 PAIRS = Table(
     folder="RTE",
@@ -25,6 +25,14 @@ PAIRS = Table(
     hub_columns=("sentence1", "sentence2"),
     labels=("entailment", "not_entailment"),
     counts=(1, 1),
+)
+SST2 = Table(
+    folder="SST-2",
+    columns=("sentence", "label"),
+    hub="sst2",
+    hub_columns=("sentence",),
+    labels=("negative", "positive"),
+    counts=(7, 6),
 )
 TRAIN = "train-00000-of-00001.parquet"
 
@@ -108,6 +116,19 @@ def test_json_lines_and_parquet_can_stand_for_each_other(sst2):
     loaded = glue.glue_sst2.load(sst2, True)
     assert loaded.train.words.tolist() == expected.train.words.tolist()
     assert loaded.test.words.tolist() == expected.test.words.tolist()
+
+
+@pytest.mark.parametrize("write_whole", [write_hub, write_parquet])
+@pytest.mark.parametrize("folder", ["", "glue"])
+def test_a_subset_does_not_hide_whole_files_of_another_layout_or_folder(tmp_path, write_whole, folder):
+    write_vocabulary(tmp_path)
+    write_original(tmp_path / ("glue_data" if folder else ""), "sst2", train=3, suffix="_subset")
+    assert len(glue.glue_sst2.load(tmp_path, True).train) == 3
+    with pytest.raises(DataError, match=r"SST-2 has only a part of .*\(train_subset\.tsv, dev_subset\.tsv\)"):
+        glue.glue_sst2.load(tmp_path, False)
+    whole = write_whole(tmp_path / folder, "sst2", train=7)
+    assert len(glue.glue_sst2.load(tmp_path, True).train) == 7
+    assert find(tmp_path, SST2, False).train.paths[0].parent == whole  # before rows are counted
 
 
 def test_sets_of_shards_that_are_not_whole_are_refused(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from bibench import registry
 from bibench.tasks import modelnet40 as module
 from bibench.tasks.base import DataError
-from bibench.tasks.corruption_cache import CACHE_VARIABLE
+from bibench.tasks.cache import CACHE_VARIABLE
 from bibench.tasks.modelnet40 import modelnet40, modelnet40_normals
 
 CPU = torch.device("cpu")

@@ -6,15 +6,12 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, jaccard_score
 
-from bibench.tasks import points as module
 from bibench.tasks.base import DataError
-from bibench.tasks.corruption_cache import CACHE_VARIABLE
 from bibench.tasks.points import (
     Clouds,
     content_hash,
     evaluate_classes,
     evaluate_parts,
-    kept,
     loss,
     open_hdf5,
     read_rows,
@@ -157,10 +154,9 @@ def test_iou_of_hand_computed_cases():
     )
     ious = [7 / 12, 1, 0.5]
     assert found.per_sample.tolist() == pytest.approx(ious)
-    assert found.figures["miou"] == pytest.approx(100 * sum(ious) / 3)
-    assert found.figures["iou_mug"] == pytest.approx(100 * 19 / 24)
-    assert found.figures["iou_lamp"] == pytest.approx(50)
-    assert found.figures["miou_category"] == pytest.approx(100 * (19 / 24 + 0.5) / 2)
+    assert found.figures["miou_objects"] == pytest.approx(100 * sum(ious) / 3)
+    assert found.subsets == {"mug": pytest.approx(100 * 19 / 24), "lamp": pytest.approx(50)}
+    assert found.figures["miou"] == pytest.approx(100 * (19 / 24 + 0.5) / 2)
 
 
 def test_only_parts_of_the_own_category_are_predicted():
@@ -168,7 +164,7 @@ def test_only_parts_of_the_own_category_are_predicted():
     outputs = torch.tensor([[[0.1, 0.3], [0.2, 0.1], [9.0, 9.0], [9.0, 9.0], [9.0, 9.0]]])
     found = evaluate_parts(lambda x: x, [(outputs, torch.tensor([[1, 0]]), torch.tensor([0]))], parts=PARTS)
     assert found.figures["miou"] == 100
-    assert "iou_lamp" not in found.figures
+    assert list(found.subsets) == ["mug"]
 
 
 def test_iou_is_scikit_learn_s():
@@ -189,7 +185,7 @@ def test_iou_is_scikit_learn_s():
         ious = jaccard_score(answer, predicted, labels=list(own), average=None, zero_division=1.0)
         expected.append(ious.mean())
     assert found.per_sample.tolist() == pytest.approx(expected, rel=1e-6)
-    assert found.figures["miou"] == pytest.approx(100 * np.mean(expected), rel=1e-6)
+    assert found.figures["miou_objects"] == pytest.approx(100 * np.mean(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize("evaluate", [evaluate_classes, lambda *a: evaluate_parts(*a, parts=PARTS)])
@@ -269,34 +265,6 @@ def test_an_array_that_is_damaged_inside_is_named(tmp_path):
     path.write_bytes(content)
     with open_hdf5(path) as file, pytest.raises(DataError, match=r"packed.h5, array 'data': cannot be read"):
         read_rows(file, "data", (500, 3))
-
-
-def test_points_are_made_once_and_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    made = []
-
-    def make():
-        made.append(1)
-        return np.arange(6, dtype=np.float32).reshape(2, 3)
-
-    for _ in range(2):
-        assert kept("test", "key", (2, 3), make).tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert len(made) == 1
-    (path,) = (tmp_path / "points").iterdir()
-    for damage in (b"", path.read_bytes()[:-4], b"garbage"):
-        path.write_bytes(damage)
-        assert kept("test", "key", (2, 3), make).tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert len(made) == 4
-    kept("test", "another", (2, 3), make)
-    assert len(made) == 5
-
-
-def test_where_nothing_can_be_kept_a_warning_says_so(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
-    module._warn.cache_clear()
-    with pytest.warns(UserWarning, match=r"sampled points cannot be kept in .*BIBENCH_CACHE"):
-        assert kept("test", "key", (1,), lambda: np.ones(1, np.float32)).tolist() == [1]
 
 
 def test_hash_is_of_the_content(tmp_path):

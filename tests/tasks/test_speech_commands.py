@@ -17,6 +17,7 @@ from transformers.audio_utils import mel_filter_bank
 
 from bibench import registry
 from bibench.records.published import published_results
+from bibench.tasks import cache
 from bibench.tasks import speech_commands as module
 from bibench.tasks.base import DataError
 from bibench.tasks.speech_commands import (
@@ -394,7 +395,7 @@ def test_where_nothing_can_be_kept_a_warning_says_so(folder, tmp_path, monkeypat
     expected = load_small(folder, False).test.features
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("BIBENCH_CACHE", str(tmp_path / "file"))
-    module._warn.cache_clear()
+    cache._warn.cache_clear()
     with pytest.warns(UserWarning, match="features of sounds cannot be kept in .*file.*Set BIBENCH_CACHE"):
         found = load_small(folder, False)
     assert torch.equal(found.test.features, expected)

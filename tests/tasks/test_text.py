@@ -13,7 +13,8 @@ from scipy import stats
 from sklearn import metrics
 from torch import nn
 
-from bibench.tasks import text
+from bibench.files import file_sha256
+from bibench.tasks import cache as cache_module
 from bibench.tasks.base import DataError
 from bibench.tasks.text import (
     Broken,
@@ -24,7 +25,6 @@ from bibench.tasks.text import (
     evaluate_accuracy_and_f1,
     evaluate_correlation,
     evaluate_matthews,
-    sha256_of,
     squared_error,
 )
 from glue_data import write_vocabulary
@@ -114,7 +114,7 @@ def test_tokens_are_computed_once(pieces, cache, monkeypatch):
             _encoded(pieces, not_again, **changed)
     path = pieces.path
     path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
-    monkeypatch.setattr(pieces, "sha256", sha256_of(path))
+    monkeypatch.setattr(pieces, "sha256", file_sha256(path))
     with pytest.raises(AssertionError):
         _encoded(pieces, not_again)
 
@@ -161,7 +161,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(pieces, tmp_path, monkey
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv("BIBENCH_CACHE", str(file))
-    text._warn.cache_clear()
+    cache_module._warn.cache_clear()
     with pytest.warns(UserWarning, match=r"tokens cannot be kept in .*file: .*Set BIBENCH_CACHE"):
         found = _encoded(pieces)
     assert next(found.batches(2, device=CPU))[0].shape == (2, 3, 16)

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from bibench.models.bert import Bert
 from bibench.recipes import SGD, Adam
 from bibench.training import CheckpointError, load_weights, save_weights
-from bibench.training.checkpoint import State, load_state, save_state
+from bibench.training.checkpoint import State, holds_pretrained, load_state, save_state
 from bibench.training.loop import make_optimizer
 from small_runs import ADAM_RECIPE, config, model_of
 
@@ -211,6 +213,42 @@ def test_weights_come_back_bit_for_bit(tmp_path):
     assert not same(dict(other.state_dict()), dict(model.state_dict()))
     load_weights(tmp_path / "model.safetensors", other)
     assert same(dict(other.state_dict()), dict(model.state_dict()))
+
+
+def _older(tensors):
+    """A classifier's tensors as older versions of transformers wrote them."""
+    names = {name: name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta") for name in tensors}
+    renamed = {names[name]: value.clone() for name, value in tensors.items()}
+    return renamed | {"bert.embeddings.position_ids": torch.arange(512)[None]}
+
+
+def test_a_classifier_in_older_spelling_is_a_trained_network(tmp_path):
+    path, sizes = tmp_path / "model.safetensors", {"width": 24, "layers": 2, "heads": 2, "inner": 48}
+    theirs, ours = Bert(3, **sizes, vocabulary=100), Bert(3, **sizes, vocabulary=100)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter)
+    tensors = _older(theirs.state_dict())
+    assert len(tensors.keys() - theirs.state_dict().keys()) == 2 * 5 + 1
+    save_file(tensors, path)
+    assert not holds_pretrained(path, ours)
+    load_weights(path, ours)
+    assert same(dict(ours.state_dict()), dict(theirs.state_dict()))
+    save_file({name: value for name, value in tensors.items() if not name.startswith("classifier.")}, path)
+    assert holds_pretrained(path, ours)
+    with pytest.raises(
+        CheckpointError, match=r"doesn't fit the model \(missing: classifier\.weight, classifier\.bias\)"
+    ):
+        load_weights(path, ours)
+
+
+def test_a_classifier_of_another_vocabulary_is_refused_with_the_reason(tmp_path):
+    path, sizes = tmp_path / "model.safetensors", {"width": 24, "layers": 2, "heads": 2, "inner": 48}
+    save_weights(path, Bert(3, **sizes, vocabulary=90))
+    for use in (load_weights, holds_pretrained):
+        with pytest.raises(
+            CheckpointError, match=r"model\.safetensors: it has a vocabulary of 90 word pieces, the tok"
+        ):
+            use(path, Bert(3, **sizes, vocabulary=100))
 
 
 def test_weights_that_share_memory_can_be_saved(tmp_path):

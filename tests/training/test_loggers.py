@@ -69,17 +69,24 @@ def test_the_run_is_the_same_as_without_and_every_epoch_is_there(tmp_path: Path)
     )
 
 
-def test_a_run_that_is_continued_is_logged_whole_and_once(tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
+class Stop(Exception):
+    pass
+
+
+def broken_off(folder: Path, *names: str) -> None:
+    """Train a run until the middle of its second epoch; the first one is saved."""
 
     def stop(share: float) -> None:
         if share > 0.5:
             raise Stop
 
-    loggers = Loggers(("csv", "tensorboard"), tmp_path / "logs", RUN.id)
+    loggers = Loggers(names, folder / "logs", RUN.id)
     with pytest.raises(Stop):
-        trained(RUN, tmp_path / "run", loggers=loggers, on_progress=stop, checkpoint_seconds=0)
+        trained(RUN, folder / "run", loggers=loggers, on_progress=stop, checkpoint_seconds=0)
+
+
+def test_a_run_that_is_continued_is_logged_whole_and_once(tmp_path: Path) -> None:
+    broken_off(tmp_path, "csv", "tensorboard")
     assert len(csv_rows(tmp_path)) == 1
     own = logged(tmp_path, "csv", "tensorboard")
     assert csv_rows(tmp_path) == own.state.history
@@ -159,19 +166,50 @@ def test_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not any(SECRET.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
-def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     need("mlflow", "sqlalchemy", "alembic", "pytorch_lightning")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def mlflow_runs(folder: Path) -> list[tuple[str, str, list[tuple[int, float]]]]:
+    """Name, status and training losses of every run, the newest first."""
     from mlflow.tracking import MlflowClient
 
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    own = logged(tmp_path, "mlflow")
-    client = MlflowClient(f"sqlite:///{tmp_path / 'logs' / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{folder / 'logs' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("bibench")
     assert experiment is not None
-    [run] = client.search_runs([experiment.experiment_id])
-    assert (run.info.run_name, run.info.status) == (RUN.id, "FINISHED")
-    found = client.get_metric_history(run.info.run_id, "train_loss")
-    assert [(one.step, one.value) for one in found] == [(row["epoch"], row["train_loss"]) for row in own.state.history]
+    found = [run.info for run in client.search_runs([experiment.experiment_id])]
+    return [
+        (
+            run.run_name,
+            run.status,
+            [(one.step, one.value) for one in client.get_metric_history(run.run_id, "train_loss")],
+        )
+        for run in found
+    ]
+
+
+def losses(own: Trained) -> list[tuple[float, float]]:
+    return [(row["epoch"], row["train_loss"]) for row in own.state.history]
+
+
+@pytest.mark.usefixtures("mlflow")
+def test_mlflow(tmp_path: Path) -> None:
+    first = logged(tmp_path, "mlflow")
+    assert mlflow_runs(tmp_path) == [(RUN.id, "FINISHED", losses(first))]
+    (tmp_path / "run").rename(tmp_path / "first")
+    again = logged(tmp_path, "mlflow")  # what is finished is another run, though its name is the same
+    assert mlflow_runs(tmp_path) == [(RUN.id, "FINISHED", losses(own)) for own in (again, first)]
+
+
+@pytest.mark.usefixtures("mlflow")
+def test_a_run_that_is_continued_is_one_of_mlflows(tmp_path: Path) -> None:
+    broken_off(tmp_path, "mlflow")
+    [(name, status, found)] = mlflow_runs(tmp_path)
+    assert (name, status, len(found)) == (RUN.id, "FAILED", 1)
+    own = logged(tmp_path, "mlflow")
+    assert mlflow_runs(tmp_path) == [(RUN.id, "FINISHED", losses(own))]
 
 
 def test_what_goes_wrong_ends_the_log_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -15,11 +16,12 @@ from bibench import registry
 from bibench.bench.calibration import calibrate
 from bibench.bench.executor import Listener, Stop, run_plan
 from bibench.bench.plan import Budget, PlanError, Selection, make_plan, with_parents
-from bibench.bench.pool import Limits
+from bibench.bench.pool import Limits, visible_gpus
 from bibench.bench.ray_executor import Cluster
-from bibench.bench.store import Store, StoreError
+from bibench.bench.store import OtherTimes, Store, StoreError
 from bibench.bench.suite import Suite
 from bibench.bench.worker import Outcome, Settings, load_data
+from bibench.files import file_sha256
 from bibench.models.base import Architecture
 from bibench.records import Results, RunConfig, Score, collector_paused
 from bibench.tasks.base import Task
@@ -28,7 +30,6 @@ from bibench.tracks import score as score_tracks
 from bibench.tracks.base import Track
 from bibench.training.checkpoint import (
     CheckpointError,
-    file_sha256,
     holds_pretrained,
     load_pretrained,
     load_weights,
@@ -52,11 +53,13 @@ def choose_device(name: str) -> str:
     return name
 
 
-def default_jobs(device: str) -> int:
-    """One run a core, each on one thread; on a GPU one at a time."""
+def default_jobs(device: str, devices: int = 1) -> int:
+    """As many runs as there are GPUs for, or cores for their processes, each on one thread; at least one."""
     if device == "cuda":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        places = len(visible_gpus())
+    else:
+        places = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, places // devices)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,9 @@ def prepare(
     devices: int = 1,
     partners: bool = True,
 ) -> Prepared:
-    """Plan a suite's runs and check everything that can be checked beforehand; nothing is written.
+    """Plan a suite's runs and check everything that can be checked beforehand.
+
+    Nothing is written but the mirror of an object store, which is brought up to date.
 
     Args:
         suite, settings: what to run, and how.
@@ -95,6 +100,7 @@ def prepare(
         missing: a metric; only the runs that would complete its scores.
 
     Raises:
+        StoreError: the store can't be used, or a file of it can't be read.
         PlanError, CheckpointError, DataError: wrong input.
     """
     checkpoint = None
@@ -104,6 +110,8 @@ def prepare(
             raise CheckpointError(f"--checkpoint {settings.checkpoint}: {what}; expected weights as safetensors")
         checkpoint = file_sha256(settings.checkpoint)
     store = Store(settings.out)
+    store.check()
+    store.sync()
     calibration: dict[str, float] = {}
     plan = functools.partial(make_plan, checkpoint=checkpoint, devices=devices, partners=partners)
     part = suite
@@ -139,6 +147,8 @@ def prepare(
         loaded = load_data(name, settings.data, settings.allow_subset)
         data[name] = loaded.fingerprint
         if settings.checkpoint is not None:
+            if loaded.check_checkpoint is not None:
+                loaded.check_checkpoint(settings.checkpoint)
             architecture: Architecture = registry.get("architectures", unfinished[0].architecture)
             task: Task = registry.get("tasks", name)
             model = architecture.build(task.input_shape, loaded.outputs)
@@ -156,7 +166,7 @@ def _part(suite: Suite, runs: Sequence[RunConfig]) -> Suite:
         every = (*(entry.architectures or task.architectures), *entry.on_request)
         names = tuple(name for name in every if (entry.task, name) in networks)
         if names:
-            tasks.append(entry.model_copy(update={"architectures": names, "on_request": ()}))
+            tasks.append(entry.model_copy(update={"architectures": names, "on_request": (), "optional": False}))
     titles = {run.algorithm for run in runs}
     algorithms = tuple(entry for entry in suite.algorithms if entry.title in titles)
     return suite.model_copy(update={"tasks": tuple(tasks), "algorithms": algorithms})
@@ -200,6 +210,11 @@ def _description(suite: Suite, budget: Budget | None, checkpoint: str | None, de
     for unit in ("epochs", "steps", "seconds"):
         content[unit] = getattr(budget, unit, None)
     content |= {"checkpoint": checkpoint, "devices": devices}
+    content["tasks"] = [
+        {key: value for key, value in entry.items() if key != "optional"}
+        for entry in content["tasks"]
+        if not entry["optional"]  # which may follow later
+    ]
     if suite.measure.iterations is None:
         del content["measure"]["iterations"]  # which came later too
     if suite.measure.threads == (1,):
@@ -229,7 +244,12 @@ def run_suite(
 
     Returns:
         The runs that were asked for, and the outcomes of those that were attempted.
+
+    Raises:
+        PlanError: more devices than this machine has GPUs.
     """
+    if cluster is None and settings.device == "cuda" and devices > (found := len(visible_gpus())):
+        raise PlanError(f"--devices {devices}: more than the GPUs that PyTorch can use here ({found}); ask for less")
     settings = dataclasses.replace(
         settings,
         tracks=tuple(name for name in suite.tracks if registry.get("tracks", name).measure is not None),
@@ -237,12 +257,28 @@ def run_suite(
         layers=suite.layer_statistics or settings.layers,
     )
     store = Store(settings.out)
-    prepared = prepare(suite, settings, budget=budget, only=only, missing=missing, devices=devices, partners=partners)
-    store.begin(prepared.description, prepared.runs, prepared.data, prepared.calibration)
+    prepared = _begun(
+        store,
+        functools.partial(
+            prepare, suite, settings, budget=budget, only=only, missing=missing, devices=devices, partners=partners
+        ),
+    )
     todo = [run for run in prepared.runs if store.unfinished(run, settings.tracks)]
     return prepared.runs, run_plan(
         prepared.runs, settings, jobs=jobs, listener=listener(todo), limits=limits, stop=stop, cluster=cluster
     )
+
+
+def _begun(store: Store, prepared: Callable[[], Prepared]) -> Prepared:
+    """Prepare and begin, and again if another process has timed the same networks and written its times first.
+
+    Each time that this happens the store has times that it didn't have, so it ends.
+    """
+    while True:
+        found = prepared()
+        with suppress(OtherTimes):
+            store.begin(found.description, found.runs, found.data, found.calibration)
+            return found
 
 
 def score_store(store: Store, mode: Mode = "literal") -> tuple[Results, list[Score], list[Track]]:

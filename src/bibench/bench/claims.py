@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -182,12 +182,21 @@ class Claim:
             raise ClaimLost(f"{self.name} was taken over by another process")
 
     def check(self) -> bool:
-        """Whether it still is this process's."""
+        """Whether it still is this process's, which it is no more once another one has a higher number."""
         found = self.claims.standing(self.name)
         own = found is not None and found.token == self.token and found.state is not None
         if not own or found is None or found.state is None or found.state.nonce != self.state.nonce:
             self.lost = True
         return not self.lost
+
+    def confirm(self) -> None:
+        """See that it still is this process's; to be called right before something is replaced that others read.
+
+        Raises:
+            ClaimLost: another process has taken it over, and may have written since.
+        """
+        if not self.check():
+            raise ClaimLost(f"{self.name or 'the store'} was taken over by another process")
 
     def beat(self, *, released: bool = False) -> None:
         """Say that this process lives, or that it gives the claim up; nothing if it has lost it."""
@@ -222,11 +231,16 @@ class Claim:
             self.beat(released=True)
 
     def finish(self) -> None:
-        """Remove what there is of this and earlier claims: the work is done."""
+        """Remove what there is of this and earlier claims: the work is done.
+
+        Nothing if another process has removed this one: then the numbers may be others' by now.
+        """
         self._wake.set()
         with self._writing:
+            there = self.claims.state(self.name, self.token)
+            own = there is not None and there.nonce == self.state.nonce
             self.state = self.state.model_copy(update={"released": True})
-            for token in self.claims.tokens(self.name):
+            for token in self.claims.tokens(self.name) if own else ():
                 if token <= self.token:
                     self.claims.storage.remove(self.claims.path(self.name, token))
 
@@ -264,12 +278,12 @@ class Claims:
         if not tokens:
             return None
         content = self.storage.read(self.path(name, tokens[-1]))
-        if content is None:  # finished just now
-            return None
-        try:
-            return Standing(tokens[-1], ClaimState.model_validate_json(content))
-        except ValidationError:
-            return Standing(tokens[-1], None)
+        return None if content is None else Standing(tokens[-1], _parsed(content))  # None: finished just now
+
+    def state(self, name: str, token: int) -> ClaimState | None:
+        """What the claim with a number says; None if there is none, or if it can't be read."""
+        content = self.storage.read(self.path(name, token))
+        return None if content is None else _parsed(content)
 
     def take(self, name: str, *, takeover: int | None = None, lease: float = LEASE) -> Claim | None:
         """Claim something, if nobody else has it.
@@ -308,6 +322,18 @@ class Claims:
                 yield claim
             finally:
                 claim.finish()
+
+    def alone(self, name: str, action: Callable[[Claim], None]) -> None:
+        """Do something short under a claim, and again from the start if another process took that over meanwhile.
+
+        Args:
+            name: of what is claimed.
+            action: reads what is there, and calls `Claim.confirm` before it writes.
+        """
+        while True:
+            with suppress(ClaimLost), self.held(name) as claim:
+                action(claim)
+                return
 
     def running(self) -> dict[str, ClaimState]:
         """Who works on what now, as far as claims tell; their holders may be gone, see `Standing.free` and `Watch`."""
@@ -353,6 +379,13 @@ class Watch:
             self._seen[name] = (mark, self.clock())
             return None
         return found.token if self.clock() - before[1] >= found.lease else None
+
+
+def _parsed(content: bytes) -> ClaimState | None:
+    try:
+        return ClaimState.model_validate_json(content)
+    except ValidationError:
+        return None
 
 
 def _json(state: ClaimState) -> bytes:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,13 +17,14 @@ from pathlib import Path
 import torch
 
 from bibench import registry
+from bibench.bench.claims import Claim, Claims
 from bibench.bench.plan import PlanError
 from bibench.bench.store import Store
 from bibench.bench.suite import Suite
 from bibench.bench.worker import Settings, finished_model, load_data
 from bibench.deploy.devices import Device, DeviceError, FileResult, check_device, write_result
 from bibench.deploy.format import PackedError
-from bibench.deploy.measuring import Measurement, joined, machine_of, measure_in_turns
+from bibench.deploy.measuring import Measurement, joined, machine_of, measure_in_turns, runner_for
 from bibench.deploy.targets import Target, TargetError, parse_target
 from bibench.models.base import Architecture
 from bibench.records import Absence, Figure, Record, RunConfig
@@ -35,7 +37,7 @@ from bibench.tracks.hardware_inference import (
     size_figures,
 )
 
-__all__ = ["DeviceGrid", "check_suite", "measure_on_devices"]
+__all__ = ["DeviceGrid", "alone_on", "check_suite", "measure_on_devices"]
 
 _TRACK = "hardware_inference"
 _LACKS = ("latency", "storage_compression")
@@ -82,6 +84,17 @@ def check_suite(suite: Suite) -> None:
         raise PlanError(f"suite '{suite.name}' doesn't score {_TRACK}; add that to its tracks to measure on devices")
 
 
+@contextmanager
+def alone_on(device: Device, store: Store) -> Iterator[None]:
+    """Wait until no other process that keeps results in the same store measures on a device, and keep others waiting.
+
+    What they kept meanwhile is in the store's mirror then.
+    """
+    with Claims(store.storage, below="devices").held(device.name, wait=1.0):
+        store.sync()
+        yield
+
+
 def measure_on_devices(
     runs: Sequence[RunConfig],
     settings: Settings,
@@ -100,13 +113,14 @@ def measure_on_devices(
         settings: of the runs: where they are, and their data.
         grid: where to measure.
         told: is given a line for each network and device.
-        failed: is given a message for each that could not be measured, and for each device that doesn't answer.
+        failed: is given a message for each that could not be measured, and for each device that is left out.
 
     Raises:
         StoreError, CheckpointError, DataError: a run's weights or data are not what they were.
         OSError: something can't be read or written here.
     """
     store = Store(settings.out)
+    store.sync()  # others, such as the nodes of a cluster, may have done the runs
     devices = _Devices(grid, store, told, failed)
     for device in grid.devices:
         if any(grid.lacking(device, run, store.record(run.id)) for run in runs):
@@ -121,7 +135,7 @@ def measure_on_devices(
             if shipped is not None:
                 for device, threads in lacking.items():
                     if threads:
-                        devices.measure(device, threads, shipped)
+                        devices.measure(device, run, shipped)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,17 +193,25 @@ class _Devices:
         self.machines: dict[Device, str] = {}
 
     def reach(self, device: Device) -> None:
-        """Find out what a device is; one that doesn't answer is left out from now on."""
+        """Find out what a device is; one that doesn't answer, or that nothing measures on, is left out from now on."""
         try:
-            machine = machine_of(self.grid.target(device))
+            target = self.grid.target(device)
+            machine = machine_of(target)
             check_device(self.store.root, device, machine)
+            runner_for(target, machine, self.grid.runners)
             self.machines[device] = machine
         except (DeviceError, TargetError) as error:
             self.failed(f"{device.name} is left out: {error}")
             self.machines.pop(device, None)
 
-    def measure(self, device: Device, threads: Sequence[int], shipped: _Shipped) -> None:
-        """Measure a network with so many threads and record it, or say why not."""
+    def measure(self, device: Device, run: RunConfig, shipped: _Shipped) -> None:
+        """Measure a network where it still lacks that, and record it, or say why not."""
+        with alone_on(device, self.store):
+            threads = self.grid.lacking(device, run, self.store.record(run.id))
+            if threads:
+                self._measure(device, threads, shipped)
+
+    def _measure(self, device: Device, threads: Sequence[int], shipped: _Shipped) -> None:
         try:
             target, files = self.grid.target(device), (shipped.own, shipped.full)
             found = measure_in_turns(target, files, threads, machine=self.machines[device], runners=self.grid.runners)
@@ -235,7 +257,8 @@ class _Devices:
 
 def _commit(run_id: str, store: Store, *, figures: Sequence[Figure] = (), absences: Sequence[Absence] = ()) -> None:
     """Add to a run's record what it doesn't have yet; an absence gives way to what was measured or is known now."""
-    with store.claims.held(run_id) as claim:
+
+    def add(claim: Claim) -> None:
         store.refresh(run_id)
         record = store.record(run_id)
         assert record is not None
@@ -244,3 +267,5 @@ def _commit(run_id: str, store: Store, *, figures: Sequence[Figure] = (), absenc
         kept = [one for one in record.absences if one.name not in _LACKS]
         update = {"figures": (*record.figures, *new), "absences": (*kept, *absences)}
         store.amend(record.model_copy(update=update), claim)
+
+    store.claims.alone(run_id, add)

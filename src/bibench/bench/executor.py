@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from bibench.bench.claims import Watch
-from bibench.bench.pool import Limits, Pool, Throttle
+from bibench.bench.pool import Limits, Pool, Throttle, gpus_by_run, visible_gpus
 from bibench.bench.queue import Queue
 from bibench.bench.ray_executor import Cluster, RayWorkers
 from bibench.bench.store import Store, StoreError
@@ -45,6 +45,23 @@ class Stop:
     def __init__(self, grace: float) -> None:
         self.grace = grace
         self.until: float | None = None
+        self.heeded = False
+        """Whether somebody looks at it now; a wish that nobody would look at is to be an interrupt at once."""
+
+    @contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """While this lasts it is looked at.
+
+        Raises:
+            KeyboardInterrupt: at the end, where somebody wished it in the last moment.
+        """
+        self.heeded = True
+        try:
+            yield
+        finally:
+            self.heeded = False
+        if self.requested:
+            raise KeyboardInterrupt
 
     def request(self) -> None:
         """From here on nothing is started, and the time runs."""
@@ -160,10 +177,12 @@ def run_plan(
     elif jobs == 1 and not limits.any and not stop.grace:
         workers = _Here(settings, listener.progressed)
     else:
+        gpus: list[str] = []
         if settings.device == "cuda":
             torch.cuda.init()  # fail here, once, rather than in every worker
-        workers = Pool(jobs, settings, limits=limits, on_progress=listener.progressed)
-    with _closed(workers):
+            gpus = gpus_by_run(visible_gpus(), max(run.devices for run in runs))
+        workers = Pool(jobs, settings, limits=limits, on_progress=listener.progressed, gpus=gpus)
+    with stop.looked_at(), _closed(workers):
         driver.drive(workers)
     return driver.outcomes
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -55,17 +54,23 @@ def history(store: Store, run_id: str) -> History:
         epochs = store.epochs(run_id)
     else:
         files = claim.state.files if claim is not None and claim.state is not None else ""
-        epochs = _saved(folder / files / "checkpoint.json")
+        epochs = _saved(store, (folder / files / "checkpoint.json").relative_to(store.root).as_posix())
     log = folder / "error.log"
     error = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     return History(run=run_id, record=record, claim=claim, epochs=epochs, error=error)
 
 
-def _saved(path: Path) -> list[dict[str, float]]:
-    """The epochs that a checkpoint has; none where there is no checkpoint yet."""
-    if not path.is_file():
+def _saved(store: Store, name: str) -> list[dict[str, float]]:
+    """The epochs that a checkpoint has; none where there is no checkpoint yet.
+
+    Of an object store it is read there: a mirror has the checkpoints of its own machine only.
+    """
+    content = store.storage.read(name)
+    if content is None:
         return []
     try:
-        return _ROWS.validate_python(json.loads(path.read_text(encoding="utf-8"))["history"])
+        return _ROWS.validate_python(json.loads(content)["history"])
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
-        raise StoreError(f"{path}: not a complete checkpoint ({error}); delete it, and the run starts again") from error
+        raise StoreError(
+            f"{store.address}/{name}: not a complete checkpoint ({error}); delete it, and the run starts again"
+        ) from error

@@ -150,6 +150,7 @@ def make_plan(
             pretrained=pretrained,
         )
         for entry in suite.tasks
+        if not entry.optional or entry.task in only.get("task", ())
         for name in _architectures(entry, asked)
     ]
     found: list[RunConfig] = []
@@ -432,14 +433,22 @@ def _partner(run: RunConfig) -> tuple[str, str, int]:
 
 
 def _selected(run: RunConfig, only: Selection) -> bool:
-    return all(str(getattr(run, key)) in values for key, values in only.items())
+    return all(any(name in values for name in _names(run, key)) for key, values in only.items())
+
+
+def _names(run: RunConfig, key: str) -> list[str]:
+    """What a run is selected by: a task by its group too, such as all of ``glue``."""
+    found = (run.task, run.group or None) if key == "task" else (getattr(run, key),)
+    return [str(name) for name in found if name is not None]
 
 
 def _check_selection(suite: Suite, only: Selection, runs: Sequence[RunConfig]) -> None:
     for key, values in only.items():
-        known = list(dict.fromkeys(str(getattr(run, key)) for run in runs if getattr(run, key) is not None))
+        known = list(dict.fromkeys(name for run in runs for name in _names(run, key)))
         if key == "algorithm":
             known += [a.title for a in suite.on_request if a.title not in known]
+        if key == "task":
+            known += [entry.task for entry in suite.tasks if entry.task not in known]
         if key == "architecture":
             known += [name for entry in suite.tasks for name in entry.on_request if name not in known]
         for value in values:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
@@ -18,10 +18,12 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bibench.bench.worker import Outcome, Settings, execute
 from bibench.records import RunConfig
 
-__all__ = ["RETRIES", "Limits", "LimitsError", "Pool", "Throttle"]
+__all__ = ["RETRIES", "Limits", "LimitsError", "Pool", "Throttle", "gpus_by_run", "visible_gpus"]
 
 RETRIES = 2
 """How often a run is started again after its process died, before that is an error."""
@@ -83,12 +85,33 @@ class Throttle:
             self.report(share)
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, by the names that ``CUDA_VISIBLE_DEVICES`` has for them.
+
+    >>> len(visible_gpus()) == torch.cuda.device_count()
+    True
+    """
+    count = torch.cuda.device_count()
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(index) for index in range(count)] if names is None else names.split(",")[:count]
+
+
+def gpus_by_run(gpus: Sequence[str], devices: int) -> list[str]:
+    """What ``CUDA_VISIBLE_DEVICES`` is for each of the runs that can have so many GPUs of their own at a time.
+
+    >>> gpus_by_run(["0", "1", "2", "5", "7"], 2)
+    ['0,1', '2,5']
+    """
+    return [",".join(gpus[first : first + devices]) for first in range(0, len(gpus) - devices + 1, devices)]
+
+
 @dataclass(eq=False)
 class _Worker:
     """A process and what it does."""
 
     process: SpawnProcess
     pipe: connection.Connection[Any, Any]
+    slot: int
     run: RunConfig | None = None
     name: str = ""
     takeover: int | None = None
@@ -105,12 +128,21 @@ class Pool:
         settings: for every run.
         limits: for every run.
         on_progress: is told a run's identity and the share of it that is done.
+        gpus: what ``CUDA_VISIBLE_DEVICES`` is for the first process, the second and so on, and again from the start;
+            without any it is as it is here.
     """
 
     def __init__(
-        self, size: int, settings: Settings, *, limits: Limits, on_progress: Callable[[str, float], None]
+        self,
+        size: int,
+        settings: Settings,
+        *,
+        limits: Limits,
+        on_progress: Callable[[str, float], None],
+        gpus: Sequence[str] = (),
     ) -> None:
         self._size = size
+        self._gpus = gpus
         self._settings = settings
         self._limits = limits
         self._on_progress = on_progress
@@ -133,7 +165,8 @@ class Pool:
         """Start a run in a free process."""
         worker = next((worker for worker in self._workers if worker.run is None), None)
         if worker is None:
-            worker = _spawn(self._settings)
+            slot = min(set(range(self._size)) - {worker.slot for worker in self._workers})
+            worker = _spawn(self._settings, slot, self._gpus[slot % len(self._gpus)] if self._gpus else None)
             self._workers.append(worker)
         worker.run, worker.name, worker.takeover = run, run.id, takeover
         worker.since = time.monotonic()
@@ -324,22 +357,24 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _spawn(settings: Settings) -> _Worker:
+def _spawn(settings: Settings, slot: int, gpus: str | None) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, settings, os.getpid()))
+    process = context.Process(target=_work, args=(theirs, settings, os.getpid(), gpus))
     with _interrupts_held():
         process.start()
     theirs.close()  # so that the pipe ends when the process does
-    return _Worker(process, ours)
+    return _Worker(process, ours, slot)
 
 
 def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _work(pipe: connection.Connection[Any, Any], settings: Settings, parent: int) -> None:
+def _work(pipe: connection.Connection[Any, Any], settings: Settings, parent: int, gpus: str | None) -> None:
     """Execute what comes through the pipe, until it is closed or this process is told to stop."""
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus  # which CUDA reads when it starts, with the first run
     try:
         if hasattr(os, "setsid"):
             os.setsid()  # a group of its own, see _kill

@@ -53,6 +53,8 @@ class Error:
 class Hours:
     """Hours of runs, all their phases counted, for each of the devices that share a run's batches.
 
+    Runs that share a device count in full each: a record doesn't say how many others there were.
+
     Args:
         gpu: on an accelerator.
         cpu: without one.
@@ -73,18 +75,22 @@ class Progress:
         planned: how many there are.
         done: how many have a result, those that failed included.
         waiting: how many nobody works on; those with an error included.
+        lost: how many will not be run, since a run that they start from failed, or one that this starts from.
         failed, running, errors: the runs.
         taken_over: how many a process took over from one that was slow or gone on another machine.
         discarded: how many results came after another process's, and were discarded.
         spent: by the finished runs.
-        left: by the others, at the pace of finished ones of their network and algorithm, or else of their network.
-        unknown: how many of the others no finished run says anything about; they are not in ``left``.
-        seconds_left: until the end with as many runs at a time as now; None where nothing runs or something is unknown.
+        left: by those that run or wait, at the pace of finished ones of their network and algorithm, or else of their
+            network.
+        unknown: how many of these no finished run says anything about; they are not in ``left``.
+        seconds_left: until the end with as many devices at work as now; None where nothing runs or something is
+            unknown.
     """
 
     planned: int
     done: int
     waiting: int
+    lost: int
     failed: tuple[Failed, ...]
     running: tuple[Running, ...]
     errors: tuple[Error, ...]
@@ -98,7 +104,7 @@ class Progress:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
-        return self.done == self.planned and not self.running
+        return self.done + self.lost == self.planned and not self.running
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,8 @@ class Observer:
         self.store = store
         self._watch = Watch(store.claims)
         self._results: dict[str, _Result] = {}
+        self._plan: tuple[RunConfig, ...] = ()
+        self._version: tuple[int, int, int] | None = None
 
     def look(self) -> Progress:
         """How far it is now.
@@ -140,7 +148,7 @@ class Observer:
             StoreError, RecordError: a file that can't be read; the message names it.
         """
         self.store.sync()
-        plan = self.store.plan()
+        plan = self._planned()
         for run in plan:
             record = None if run.id in self._results else self.store.record(run.id)
             if record is not None:
@@ -148,12 +156,15 @@ class Observer:
         done = {run.id: self._results[run.id] for run in plan if run.id in self._results}
         claims = {name: state for name, state in self.store.claims.running().items() if _held(state)}
         silent = {name for name in claims if self._watch.expired(name) is not None}
-        rest = [run for run in plan if run.id not in done]
-        left, unknown = _left(plan, done, {name: state.share for name, state in claims.items()})
+        lost = _lost(plan, done)
+        rest = [run for run in plan if run.id not in done and run.id not in lost]
+        left, unknown = _left(plan, rest, done, {name: state.share for name, state in claims.items()})
+        busy = sum(run.devices for run in plan if run.id in claims)
         return Progress(
             planned=len(plan),
             done=len(done),
             waiting=sum(run.id not in claims for run in rest),
+            lost=len(lost),
             failed=tuple(Failed(run=name, reason=own.failed) for name, own in done.items() if own.failed is not None),
             running=tuple(_running(run.id, claims[run.id], run.id in silent) for run in plan if run.id in claims),
             errors=tuple(error for run in rest if run.id not in claims and (error := self._error(run.id)) is not None),
@@ -163,8 +174,18 @@ class Observer:
             spent=_total(own.hours for own in done.values()),
             left=left,
             unknown=unknown,
-            seconds_left=None if unknown or not claims else 3600 * (left.gpu + left.cpu) / len(claims),
+            seconds_left=None if unknown or not busy else 3600 * (left.gpu + left.cpu) / busy,
         )
+
+    def _planned(self) -> Sequence[RunConfig]:
+        """The plan, which is read again if its file is another one by now: of 100,000 runs that takes seconds."""
+        path = self.store.root / "plan.json"
+        status = path.stat() if path.is_file() else None
+        version = None if status is None else (status.st_mtime_ns, status.st_size, status.st_ino)
+        if version != self._version:
+            self._plan = tuple(self.store.plan())
+            self._version = version
+        return self._plan
 
     def _error(self, run_id: str) -> Error | None:
         path = self.store.folder(run_id) / "error.log"
@@ -187,8 +208,20 @@ def _total(hours: Iterable[Hours]) -> Hours:
     return sum(hours, Hours(gpu=0.0, cpu=0.0))
 
 
-def _left(plan: Sequence[RunConfig], done: Mapping[str, _Result], shares: Mapping[str, float]) -> tuple[Hours, int]:
-    """Hours of the runs that aren't done, and how many of these nothing is known of.
+def _lost(plan: Iterable[RunConfig], done: Mapping[str, _Result]) -> set[str]:
+    """The runs without a result that start from one that failed, or from one of these; parents come first."""
+    failed = {name for name, own in done.items() if own.failed is not None}
+    lost: set[str] = set()
+    for run in plan:
+        if run.id not in done and (run.parent in failed or run.parent in lost):
+            lost.add(run.id)
+    return lost
+
+
+def _left(
+    plan: Sequence[RunConfig], rest: Iterable[RunConfig], done: Mapping[str, _Result], shares: Mapping[str, float]
+) -> tuple[Hours, int]:
+    """Hours that the rest of a plan takes, and how many runs of it nothing is known of.
 
     A run takes as long for its work as the finished ones of its network and algorithm did for theirs, or else as those
     of its network, or half of it if it is half done.
@@ -202,8 +235,8 @@ def _left(plan: Sequence[RunConfig], done: Mapping[str, _Result], shares: Mappin
                 paces[place] = (hours + done[run.id].hours, work + works[run.id])
     found: list[Hours] = []
     unknown = 0
-    for run in plan:
-        if run.id in done or not works[run.id]:
+    for run in rest:
+        if not works[run.id]:
             continue
         pace = next((paces[place] for place in _places(run) if place in paces), None)
         if pace is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from bibench.files import temporary_beside, write_bytes
-from bibench.tasks.corruption_cache import cache_folder
+from bibench.tasks.cache import cache_folder
 
 __all__ = ["Folder", "ObjectStore", "Storage", "StoreError", "StoreUnreachable", "is_url", "mirror_of", "patiently"]
 
@@ -159,14 +159,16 @@ class ObjectStore:
     def __init__(self, url: str, *, patience: float = 300.0) -> None:
         match = _URL.fullmatch(url)
         protocol, place = match.groups() if match else ("", "")
+        plain = _PLACE.fullmatch(place) is not None and ".." not in place
+        shown = url if plain else f"{protocol}://... (not shown, since there may be keys in it)"
         if protocol not in _INSTALL:
             raise StoreError(
-                f"{url}: expected a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER; of other places it isn't known "
+                f"{shown}: expected a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER; of other places it isn't known "
                 "that they create a file for one process alone"
             )
-        if not _PLACE.fullmatch(place) or ".." in place:
+        if not plain:
             raise StoreError(
-                f"{url}: expected {protocol}://BUCKET/FOLDER with names of letters, digits and . _ = -; keys don't "
+                f"{shown}: expected {protocol}://BUCKET/FOLDER with names of letters, digits and . _ = -; keys don't "
                 "belong in an address, they come from the environment or the service's own configuration files"
             )
         try:

@@ -16,6 +16,8 @@ OUT/runs/ID/claim-000001.json      while a process works on it, see `bibench.ben
 OUT/runs/ID/error.log              what went wrong in the last attempt, until the run is finished
 OUT/runs/ID/attempt-2/             all of these but record and claims, if a process took the run over from a slow one
 OUT/claim-000001.json              while a process writes the plan
+OUT/devices/NAME.json              every repeat that was measured on a device
+OUT/devices/NAME/claim-000001.json while a process measures there
 OUT/discarded/ID-000001.json       who finished a run that another process had finished before
 
 Of an object store there is a mirror in a local folder: what is read is read there, once `Store.sync` or `Store.refresh`
@@ -44,11 +46,11 @@ from safetensors.numpy import load, save
 from bibench.bench.claims import Claim, Claims
 from bibench.bench.pictures import read_pictures
 from bibench.bench.storage import Folder, ObjectStore, Storage, StoreError, StoreUnreachable, is_url, mirror_of
-from bibench.files import json_text, write_bytes, write_json, write_text
+from bibench.files import atomic_write, json_text, write_bytes, write_json, write_text
 from bibench.records import Record, Results, RunConfig, StoredPictures, collector_paused
 from bibench.records.record import parse_record
 
-__all__ = ["Store", "StoreError", "StoreUnreachable", "write_rows"]
+__all__ = ["OtherTimes", "Store", "StoreError", "StoreUnreachable", "write_rows"]
 
 _DESCRIPTION = ("suite.json", "plan.json", "data.json", "calibration.json")
 _CHECKPOINT = re.compile(r"checkpoint\.json|checkpoint-\d+\.safetensors")
@@ -65,6 +67,12 @@ _SMALL = re.compile(
 """What `Store.sync` brings; weights are fetched by those who need them."""
 _DESCRIPTIVE = {"description", "tracks", "awaiting"}
 _PLAN = TypeAdapter(list[RunConfig])
+_AT_A_TIME = 1000
+"""So many runs of a plan become text at once; that of 100,000 is 93 MB."""
+
+
+class OtherTimes(StoreError):
+    """A store has other seconds of an iteration than runs were planned with: another process wrote its own first."""
 
 
 class Store:
@@ -103,6 +111,15 @@ class Store:
                 f"{address}: no results here (suite.json is missing); 'bibench run SUITE --out {address}' makes some"
             )
         return store
+
+    def check(self) -> None:
+        """See that an object store can be used, without trying again if it doesn't answer; nothing for a folder.
+
+        Raises:
+            StoreError: it can't be reached, or lets two processes create one file.
+        """
+        if self.remote is not None:
+            self.remote.check()
 
     def sync(self) -> None:
         """Bring the mirror's records and small files up to date; nothing for a folder.
@@ -174,22 +191,26 @@ class Store:
 
         Raises:
             StoreError: it holds another suite's results, results on other data, or other files; nothing is written.
+            OtherTimes: it holds other times; nothing is written.
         """
-        if self.remote is not None:
-            self.remote.check()
-        else:
+        self.check()
+        if self.remote is None:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError) as error:
                 raise StoreError(f"{self.root} is not a folder; choose another --out") from error
         self.sync()
         self._refuse_foreign()
-        with Claims(self.storage, below="").held(""):
+
+        def merge(claim: Claim) -> None:
             self._pull_description()
-            self._merge(suite, runs, data, calibration or {})
+            self._merge(claim, suite, runs, data, calibration or {})
+
+        Claims(self.storage, below="").alone("", merge)
 
     def _merge(
         self,
+        claim: Claim,
         suite: Mapping[str, Any],
         runs: Sequence[RunConfig],
         data: Mapping[str, str],
@@ -210,6 +231,13 @@ class Store:
                 )
             for task, fingerprint in data.items():
                 self.check_data(task, fingerprint)
+        times = self.calibration() if calibration else {}
+        for network, seconds in calibration.items():
+            if times.get(network, seconds) != seconds:
+                raise OtherTimes(
+                    f"{self.address} has {times[network]:g} s for an iteration of {network}, and the runs were planned "
+                    f"with {seconds:g} s; plan them again"
+                )
         known = {run.id: run for run in self.plan()}
         for run in runs:
             before = known.get(run.id, run)
@@ -219,13 +247,15 @@ class Store:
                 "setting": run.setting or before.setting,
                 "point": run.point or before.point,
             }
-            known[run.id] = run.model_copy(update=kept)
+            changed = any(getattr(run, key) != value for key, value in kept.items())
+            known[run.id] = run.model_copy(update=kept) if changed else run
         _refuse_namesakes(self.address, known.values())
+        claim.confirm()
         self._write("suite.json", dict(suite))
         self._write("data.json", self._data() | dict(data))
         if calibration:
-            self._write("calibration.json", self.calibration() | dict(calibration))
-        self._write("plan.json", _PLAN.dump_python(list(known.values()), mode="json"))
+            self._write("calibration.json", times | dict(calibration))
+        self._write_plan(list(known.values()))
 
     def _pull_description(self) -> None:
         if self.remote is not None:
@@ -235,6 +265,19 @@ class Store:
     def _write(self, name: str, content: Any) -> None:
         path = self.root / name
         write_json(path, content)
+        self.publish(path)
+
+    def _write_plan(self, runs: Sequence[RunConfig]) -> None:
+        path = self.root / "plan.json"
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                for start in range(0, len(runs), _AT_A_TIME):
+                    some = _PLAN.dump_json(list(runs[start : start + _AT_A_TIME]), indent=1)
+                    file.write((b"," if start else b"[") + some[1:-2])
+                file.write(b"\n]\n" if runs else b"[]\n")
+
+        atomic_write(path, write)
         self.publish(path)
 
     def suite(self) -> dict[str, Any]:
@@ -396,8 +439,12 @@ class Store:
 
         Args:
             record: the new one.
-            claim: this process's, on the run.
+            claim: this process's, on the run, since before the old one was read.
+
+        Raises:
+            ClaimLost: another process has taken the run over, and may have added to the record since.
         """
+        claim.confirm()
         self._write(f"{self._folder(record.id)}/record.json", record.model_dump(mode="json"))
         claim.finish()
 
@@ -406,6 +453,7 @@ class Store:
         content = {"run": record.id, "claim": json.loads(claim.state.model_dump_json()), "finished": record.finished}
         self.storage.write(f"discarded/{record.id}-{claim.token:06d}.json", json_text(content).encode())
         self.leave(record.id, claim)
+        claim.finish()
 
     def leave(self, run_id: str, claim: Claim) -> None:
         """Remove the files of an attempt that lost its claim, if another one has finished the run since.
@@ -420,7 +468,8 @@ class Store:
         for name in self.storage.listing(_below(base, claim.files)):
             # An attempt in the run's own folder has those of the others below it.
             own = claim.files or not name.startswith(f"{base}/attempt-")
-            if own and not _is_result(name, base, result.files) and name != f"{base}/record.json":
+            others = name == f"{base}/record.json" or _CLAIM.fullmatch(name)
+            if own and not others and not _is_result(name, base, result.files):
                 self.storage.remove(name)
 
     def discarded(self) -> int:

@@ -110,12 +110,14 @@ class TaskEntry(_Frozen):
         task: registry name.
         architectures: registry names; the task's own list by default.
         on_request: architectures that run only when ``--only architecture=NAME`` asks for them.
+        optional: whether the task runs only when ``--only task=NAME`` asks for it.
         full_precision, binarized: fields of the task's default recipes to replace.
     """
 
     task: str
     architectures: tuple[str, ...] = ()
     on_request: tuple[str, ...] = ()
+    optional: bool = False
     full_precision: dict[str, Any] = {}
     binarized: dict[str, Any] = {}
 

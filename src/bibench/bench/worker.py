@@ -24,6 +24,7 @@ from bibench import registry
 from bibench.bench.claims import LEASE, Claim, ClaimLost
 from bibench.bench.pictures import write_pictures
 from bibench.bench.store import Store, StoreError, StoreUnreachable, write_rows
+from bibench.files import file_sha256
 from bibench.models.base import Architecture
 from bibench.nn import BinarizeError, set_progress
 from bibench.records import Absence, Environment, Figure, Record, RecordError, RunConfig
@@ -38,7 +39,7 @@ from bibench.training import (
     save_weights,
     train,
 )
-from bibench.training.checkpoint import CheckpointError, State, file_sha256, save_optimizer
+from bibench.training.checkpoint import CheckpointError, State, save_optimizer
 from bibench.training.loggers import Loggers
 from bibench.training.loop import steps_an_epoch
 from bibench.training.machine import keep_freed_memory, processor
@@ -370,15 +371,16 @@ def _now() -> str:
 
 
 def _origin(config: RunConfig, model: nn.Module, store: Store) -> tuple[str, ...]:
-    """Of a network that can start from pretrained weights: whether it did."""
+    """What a user's file was to full precision; without one, of networks that can be pretrained, that they weren't."""
     parent = None if config.parent is None else store.record(config.parent)
     first = config if parent is None else parent.run
-    if not hasattr(model, "load_pretrained") or first.method == "checkpoint":
-        return ()
-    how = (
-        "from scratch" if first.checkpoint is None else f"from pretrained weights (SHA-256 {first.checkpoint[:10]}...)"
-    )
-    return (f"{config.architecture} on {config.task} started {how}",)
+    network = f"{config.architecture} on {config.task}"
+    if first.checkpoint is None:
+        return (f"{network} started from scratch",) if hasattr(model, "load_pretrained") else ()
+    given = f"(SHA-256 {first.checkpoint[:10]}...)"
+    if first.method == "checkpoint":
+        return (f"full precision of {network} is the given checkpoint {given}",)
+    return (f"{network} started from pretrained weights {given}",)
 
 
 def _distilled(config: RunConfig) -> tuple[str, ...]:
@@ -430,15 +432,25 @@ def _figures(task: Task, evaluation: Evaluation) -> list[Figure]:
     """A task's figures as records hold them; the score has the task's unit and direction."""
     samples = len(evaluation.per_sample)
     metric = task.metric
-    return [
+    figures = [
         Figure(
             name=name,
             value=value,
-            unit=metric.unit if name == metric.name else "nats" if name == "loss" else metric.unit,
+            unit=task.loss_unit if name == "loss" else metric.unit,
             samples=samples,
             higher_is_better=metric.higher_is_better if name == metric.name else (False if name == "loss" else None),
         )
         for name, value in evaluation.figures.items()
+    ]
+    return figures + [
+        Figure(
+            name=metric.name,
+            value=value,
+            unit=metric.unit,
+            higher_is_better=metric.higher_is_better,
+            conditions={"subset": name},
+        )
+        for name, value in evaluation.subsets.items()
     ]
 
 

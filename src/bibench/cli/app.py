@@ -113,6 +113,8 @@ def clear_errors() -> Iterator[None]:
         err.print(f"error: {error.strerror or error}{where}{full}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(SOME_FAILED) from error
     except KeyboardInterrupt as error:
+        if isinstance(error.__cause__, TargetError):  # what it left on a device
+            err.print(f"error: {error.__cause__}", style="red", markup=False, soft_wrap=True)
         err.print("stopped; what is finished is kept: run the same command again to continue", style="yellow")
         raise typer.Exit(INTERRUPTED) from error
 

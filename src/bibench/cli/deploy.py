@@ -45,7 +45,7 @@ _SAMPLES = 16
 _BATCH = 256
 _COMPARED: Mapping[str, tuple[Callable[[], str | None], Callable[[nn.Module, Path, Any], Comparison]]] = {
     "packed": (engine_lacks, compare_),
-    **dict.fromkeys(("onnx", "qonnx"), (runtime_lacks, compare_onnx)),
+    **dict.fromkeys(("onnx", "qonnx", "dabnn-onnx"), (runtime_lacks, compare_onnx)),
     "onnx-packed": (lambda: runtime_lacks() or engine_lacks(), compare_outputs),
 }
 """By kind of file: what is missing to run it, and how it is compared with its model."""

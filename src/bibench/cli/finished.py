@@ -10,6 +10,7 @@ import typer
 from torch import nn
 
 from bibench.bench.plan import PlanError
+from bibench.bench.storage import is_url
 from bibench.bench.store import Store
 from bibench.bench.worker import finished_model, load_data
 from bibench.cli.app import address
@@ -18,7 +19,7 @@ from bibench.records import Record
 from bibench.tasks.base import Data, DataError, Task
 from bibench.training.checkpoint import CheckpointError
 
-__all__ = ["RunArgument", "finished_run", "run_data", "trained_network"]
+__all__ = ["RunArgument", "finished_run", "run_data", "run_place", "trained_network"]
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Folder of a finished run (DIR/runs/NAME), or of results with just one.")
@@ -36,7 +37,7 @@ def finished_run(folder: str, wanted: Callable[[Record], bool], what: str) -> tu
     Raises:
         PlanError: no such run, several, or one that failed.
     """
-    place, name = _parts(address(folder))
+    place, name = run_place(folder)
     if name is not None:
         store = Store.open(place)
         record = store.record(name)
@@ -60,15 +61,30 @@ def finished_run(folder: str, wanted: Callable[[Record], bool], what: str) -> tu
     raise PlanError(f"{folder} has {len(found)} finished {what}s; name the folder of one:{listed}")
 
 
-def _parts(place: Path | str) -> tuple[Path | str, str | None]:
-    """The place of results and the name of a run in it, if one is named."""
-    if isinstance(place, str):
-        root, _, name = place.rstrip("/").partition("/runs/")
-        return root, name or None
-    if not (place / "record.json").is_file() or place.resolve().parent.name != "runs":
+def run_place(folder: str) -> tuple[Path | str, str | None]:
+    """The place of results and the name of a run in it, if the folder is a run's: ``DIR/runs/NAME``.
+
+    A place of results may itself lie in a folder called ``runs``, and a run's folder may not be there yet.
+
+    Args:
+        folder: given by the user; the address of an object store will do too.
+
+    Raises:
+        StoreUnreachable: the object store doesn't answer.
+
+    >>> run_place("results/runs/quick/runs/digits-s0")[1], run_place("results/quick")[1]
+    ('digits-s0', None)
+    """
+    place = address(folder)
+    if isinstance(place, Path):
+        where = place if place.parent.name == "runs" else place.resolve()
+        if where.parent.name != "runs" or (place / "suite.json").is_file():
+            return place, None
+        return where.parent.parent, where.name
+    root, _, name = place.rstrip("/").rpartition("/runs/")
+    if not is_url(root) or "/" in name or Store(place).storage.read("suite.json") is not None:
         return place, None
-    where = place if place.parent.name == "runs" else place.resolve()
-    return where.parent.parent, where.name
+    return root, name
 
 
 def run_data(record: Record, task: Task, root: Path | None, allow_subset: bool, store: Store) -> Data:

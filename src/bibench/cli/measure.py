@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 from rich.table import Table
 
 from bibench import registry
+from bibench.bench.device_grid import alone_on
 from bibench.bench.plan import PlanError
 from bibench.bench.store import Store
 from bibench.cli.app import (
@@ -20,6 +22,7 @@ from bibench.cli.app import (
     JsonOption,
     RunnerOption,
     SshConfigOption,
+    address,
     app,
     clear_errors,
     err,
@@ -27,9 +30,9 @@ from bibench.cli.app import (
     say,
 )
 from bibench.cli.deploy import FileArgument
-from bibench.deploy.devices import Device, DeviceError, FileResult, load_devices, unnamed, write_result
+from bibench.deploy.devices import Device, DeviceError, FileResult, check_device, load_devices, unnamed, write_result
 from bibench.deploy.format import Program
-from bibench.deploy.measuring import MOST_REPEATS, Measurement, Surroundings, machine_of, measure_on
+from bibench.deploy.measuring import MOST_REPEATS, Measurement, Surroundings, check_runners, machine_of, measure_on
 from bibench.deploy.programs import ProgramMeasurement, measure_with
 from bibench.deploy.targets import Target, TargetError, parse_target
 from bibench.report import print_plainly
@@ -71,7 +74,8 @@ def measure(
         ),
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Keep the result in this folder of results.")
+        str | None,
+        typer.Option("--out", metavar="DIR", help="Keep the result in this folder of results, or s3://BUCKET/FOLDER."),
     ] = None,
     ssh_config: SshConfigOption = None,
     as_json: JsonOption = False,
@@ -81,36 +85,30 @@ def measure(
         if program is not None and runner:
             raise PlanError("--runner and --program: give one, --program for files of other libraries")
         run = None if program is not None else Program.read(file).metadata.get("run")
-        content = file.read_bytes()
+        check_runners([program] if program is not None else runner or [])
+        measured = partial(
+            _measured, file, run, repeats=repeats, warm_up=warm_up, runners=runner or (), program=program
+        )
         counts = _counts(threads)
         chosen = [(device, parse_target(device.target, ssh_config=ssh_config)) for device in _chosen(target, devices)]
-        store = None if folder is None else Store.open(folder)
+        store = None if folder is None else Store.open(address(folder))
         rows, failed = [], False
         for device, there in chosen:
+            asked = device.threads or counts
             try:
                 machine = machine_of(there)
-                found = _measure(
-                    there, file, device.threads or counts, machine, repeats, warm_up, runner or (), program
-                )
-            except TargetError as error:
+                on_it = partial(measured, there, machine, asked)
+                result, kept = (on_it(), None) if store is None else _kept(store, device, machine, on_it)
+            except (DeviceError, TargetError) as error:
                 failed = True
                 rows.append({"device": device.name, "target": device.target, "error": str(error)})
                 err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
                 continue
-            result = FileResult(
-                file=file.name,
-                sha256=hashlib.sha256(content).hexdigest(),
-                bytes=len(content),
-                run=run if isinstance(run, str) else None,
-                measured_at=datetime.now(timezone.utc).replace(microsecond=0),
-                measurements=found,
-            )
             rows.append(_content(device, machine, result))
             if not as_json:
-                _show(device, machine, file, found)
-            if store is not None:
-                kept = write_result(store.root, device, machine, result)
-                if not as_json:
+                _show(device, machine, file, result.measurements)
+                _note_left_out(device, asked, result.measurements)
+                if kept is not None:
                     say(f"kept in {kept}")
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -118,19 +116,42 @@ def measure(
         raise typer.Exit(SOME_FAILED)
 
 
-def _measure(
-    target: Target,
+def _kept(store: Store, device: Device, machine: str, measured: Callable[[], FileResult]) -> tuple[FileResult, str]:
+    """Measure alone on a device and keep the result; and where it is."""
+    with alone_on(device, store):
+        check_device(store.root, device, machine)
+        result = measured()
+        path = write_result(store.root, device, machine, result)
+        store.publish(path)
+    return result, f"{store.address}/{path.relative_to(store.root).as_posix()}"
+
+
+def _measured(
     file: Path,
-    threads: Sequence[int],
+    run: object,
+    target: Target,
     machine: str,
+    threads: Sequence[int],
+    *,
     repeats: int,
     warm_up: int,
     runners: Sequence[Path],
     program: Path | None,
-) -> tuple[Measurement | ProgramMeasurement, ...]:
+) -> FileResult:
+    content = file.read_bytes()
+    found: tuple[Measurement | ProgramMeasurement, ...]
     if program is not None:
-        return measure_with(program, target, file, threads, machine=machine, repeats=repeats, warm_up=warm_up)
-    return measure_on(target, file, threads, machine=machine, repeats=repeats, warm_up=warm_up, runners=runners)
+        found = measure_with(program, target, file, threads, machine=machine, repeats=repeats, warm_up=warm_up)
+    else:
+        found = measure_on(target, file, threads, machine=machine, repeats=repeats, warm_up=warm_up, runners=runners)
+    return FileResult(
+        file=file.name,
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        run=run if isinstance(run, str) else None,
+        measured_at=datetime.now(timezone.utc).replace(microsecond=0),
+        measurements=found,
+    )
 
 
 def _chosen(target: str | None, devices: Path | None) -> tuple[Device, ...]:
@@ -169,6 +190,12 @@ def _content(device: Device, machine: str, result: FileResult) -> dict[str, Any]
             "highest": max(latency.seconds),
         }
     return content
+
+
+def _note_left_out(device: Device, asked: Sequence[int], found: Sequence[Measurement | ProgramMeasurement]) -> None:
+    left = [str(count) for count in asked if count not in {one.threads for one in found}]
+    if left:
+        say(f"note: {device.name}: daBNN runs on one thread; {', '.join(left)} left out")
 
 
 def _show(device: Device, machine: str, file: Path, found: Sequence[Measurement | ProgramMeasurement]) -> None:

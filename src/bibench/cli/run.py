@@ -37,6 +37,7 @@ from bibench.cli.app import (
 )
 from bibench.cli.app import out as console
 from bibench.deploy.devices import load_devices
+from bibench.deploy.measuring import check_runners
 from bibench.display import Display
 from bibench.nn import resolve
 from bibench.records import Record
@@ -139,7 +140,7 @@ def run(
     data: DataOption = None,
     device: DeviceOption = "auto",
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Runs at a time [default: one a core; 1 on a GPU].")
+        int | None, typer.Option("--jobs", min=1, help="Runs at a time [default: as many as cores or GPUs allow].")
     ] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="How many (3), or which (0,2,5).")] = None,
     epochs: EpochsOption = None,
@@ -270,6 +271,7 @@ def _grid(suite: Suite, path: Path | None, runners: Sequence[Path], ssh_config: 
                 raise PlanError(f"{option}: only with --measure-on, which says on which devices to measure")
         return None
     check_suite(suite)
+    check_runners(runners)
     return DeviceGrid(
         devices=load_devices(path), threads=suite.measure.threads, runners=tuple(runners), ssh_config=ssh_config
     )
@@ -416,7 +418,7 @@ def _run(
         runs, outcomes = run_suite(
             suite,
             settings,
-            jobs=jobs or default_jobs(settings.device),
+            jobs=jobs or default_jobs(settings.device, devices),
             listener=listener,
             budget=budget,
             only=parse_only(only),
@@ -431,7 +433,7 @@ def _run(
         if display is not None:
             display.__exit__()
     failures: list[str] = []
-    if grid is not None and not (stop is not None and stop.requested):
+    if grid is not None:
 
         def failed(text: str) -> None:
             failures.append(text)
@@ -465,6 +467,6 @@ def _summary(records: Mapping[str, Record | None], outcomes: Sequence[Outcome], 
 
 
 def _terminated(stop: Stop, number: int, frame: Any) -> None:
-    if not stop.grace or stop.requested:
+    if not stop.grace or not stop.heeded or stop.requested:
         raise KeyboardInterrupt
     stop.request()

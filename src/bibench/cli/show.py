@@ -138,7 +138,11 @@ def validate(
             say(f"    {network}: {counted(count, 'run')}")
         say(f"  algorithms: {', '.join(algorithm.title for algorithm in loaded.algorithms)}")
         say(f"  seeds:      {', '.join(map(str, loaded.seeds))}")
-        requested = [*(a.title for a in loaded.on_request), *(n for entry in loaded.tasks for n in entry.on_request)]
+        requested = [
+            *(a.title for a in loaded.on_request),
+            *(name for entry in loaded.tasks for name in entry.on_request),
+            *(entry.task for entry in loaded.tasks if entry.optional),
+        ]
         if requested:
             say(f"  on request: {', '.join(requested)}")
         for line in (*_grid_lines(loaded, runs), *_shared_lines(runs), *_awaited_lines(loaded)):

@@ -19,6 +19,7 @@ from bibench.bench.plan import PlanError
 from bibench.bench.progress import Hours, Observer, Progress
 from bibench.bench.store import Store
 from bibench.cli.app import JsonOption, StoreArgument, address, app, clear_errors, out
+from bibench.cli.finished import run_place
 from bibench.report import print_plainly
 from bibench.report.words import counted, duration
 
@@ -77,6 +78,8 @@ def _lines(found: Progress, price: float | None) -> Iterator[str]:
         f"{found.done:,} of {counted(found.planned, 'run')} done{failed}, {len(found.running):,} running, "
         f"{found.waiting:,} waiting" + (f", {len(found.errors):,} of them after an error" if found.errors else "")
     )
+    if found.lost:
+        yield f"can't be run, since their full-precision run failed: {counted(found.lost, 'run')}"
     if found.taken_over or found.discarded:
         late = counted(found.discarded, "result")
         yield f"taken over: {counted(found.taken_over, 'run')}; late and discarded: {late}"
@@ -136,10 +139,10 @@ def logs(
 ) -> None:
     """Say what happened to a run: who took it, what each epoch gave, how it ended, and the traceback of an error."""
     with clear_errors():
-        root, _, inside = folder.rstrip("/").partition("/runs/") if name is None else (folder, "", name)
-        if not inside:
+        place, inside = run_place(folder) if name is None else (address(folder), name)
+        if inside is None:
             raise PlanError(f"{folder}: not the folder of a run; give DIR/runs/NAME, or DIR NAME")
-        found = history(Store.open(address(root)), inside)
+        found = history(Store.open(place), inside)
         print_plainly(out, lambda console: _print_history(found, console))
 
 

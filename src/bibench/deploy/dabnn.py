@@ -6,6 +6,7 @@ many follow them that are never the largest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from bibench.deploy.format import Code, Operation, Program
 from bibench.deploy.refusals import IN_FULL_PRECISION
 from bibench.files import write_bytes
 
-__all__ = ["to_dabnn", "write_dabnn"]
+__all__ = ["to_dabnn", "write_dabnn", "write_layers"]
 
 
 def write_dabnn(program: Program, path: Path) -> int:
@@ -44,14 +45,24 @@ def to_dabnn(program: Program) -> bytes:
     (True, True)
     """
     graph = DabnnGraph(program)
-    for number, operation in enumerate(program.operations):
+    write_layers(graph)
+    return graph.file.content(graph.outputs())
+
+
+def write_layers(graph: DabnnGraph) -> None:
+    """Write all operations of a graph's program.
+
+    Raises:
+        PackedError: what the format can't express; the message names the layer.
+    """
+    for number, operation in enumerate(graph.program.operations):
         graph.number = number
         _WRITERS.get(operation.code, _refused)(graph, operation)
-    return graph.content()
 
 
 def _pack(graph: DabnnGraph, op: Operation) -> None:
     threshold = graph.constant(op.constants[0])
+    graph.whole(graph.blob(op.values[0]), math.prod(op.params[:3]))
     if threshold is None:
         graph.blobs[op.values[1]] = graph.blob(op.values[0])
         graph.raise_zeros(op.values[1])
@@ -60,7 +71,8 @@ def _pack(graph: DabnnGraph, op: Operation) -> None:
 
 
 def _unary(graph: DabnnGraph, op: Operation) -> None:
-    kind, channels = op.params[0], op.params[2]
+    kind, count, channels = op.params[:3]
+    graph.whole(graph.blob(op.values[0]), count)
     if kind not in (0, 9, 12, 13) or (kind > 9 and channels != graph.blob(op.values[0]).shape[2]):
         graph.refuse("has ReLU, PReLU and factors of channels as its only functions of one tensor")
     x = graph.fresh(op.values[0])

@@ -50,6 +50,7 @@ def _windows(graph: DabnnGraph, axes: Sequence[Axis], channels: int, x: Blob) ->
     """The windows of one or of many pixels on a map, which the program may see in another shape."""
     down, across = axes
     height, width, _ = x.shape
+    graph.whole(x, down.size * across.size * channels)
     alone = (down.extent, across.extent, down.stride, across.stride, down.padded, across.padded) == (1, 1, 1, 1, 0, 0)
     if x.shape != (down.size, across.size, channels):
         if alone and down.size * across.size == 1:
@@ -253,6 +254,7 @@ def _pooled(graph: DabnnGraph, op: Operation, kind: int, p: Sequence[int]) -> No
     if tuple(p[11:13]) != (1, 1):
         graph.refuse(f"pools no dilated windows (this one has {p[11]} x {p[12]})")
     x = graph.blob(op.values[0])
+    graph.whole(x, p[0] * p[1] * p[2])
     axes = [Axis(p[0 + d], p[9 + d], p[3 + d], p[5 + d], p[7 + d]) for d in range(2)]
     if tuple(p[3:5]) == tuple(p[:2]) and tuple(p[9:11]) == (1, 1) and p[2] == x.shape[2]:
         windows = _Windows((x.shape[0], x.shape[1]))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bibench.deploy.flatbuffer import Field, numbers, offsets, table
 
-__all__ = ["DabnnFile"]
+__all__ = ["Constant", "DabnnFile", "Layer", "Setting"]
 
 Array = npt.NDArray[Any]
 Setting = str | tuple[int, ...]
@@ -48,7 +48,9 @@ _KINDS: Mapping[str, _Kind] = {
 
 
 @dataclass(frozen=True)
-class _Constant:
+class Constant:
+    """Numbers, or filters as packed words; ``shape`` is that of the numbers or weights."""
+
     name: str
     shape: tuple[int, ...]
     content: Array
@@ -56,7 +58,9 @@ class _Constant:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
+    """A layer: its kind in the schema, its own name, and its settings, the output's name among them."""
+
     kind: str
     title: str
     settings: Mapping[str, Setting]
@@ -73,12 +77,17 @@ class DabnnFile:
 
     Args:
         name, shape: of the input; batch 1, height, width, channels.
+
+    Attributes:
+        input: its name and shape.
+        constants: by name.
+        layers: in order.
     """
 
     def __init__(self, name: str, shape: Sequence[int]) -> None:
-        self._input = (name, tuple(shape))
-        self._constants: list[_Constant] = []
-        self._layers: list[_Layer] = []
+        self.input = (name, tuple(shape))
+        self.constants: dict[str, Constant] = {}
+        self.layers: list[Layer] = []
 
     def floats(self, array: Array) -> str:
         """A constant of float32, rounded once."""
@@ -99,8 +108,8 @@ class DabnnFile:
         return self._constant(positive.shape, packed, aligned)
 
     def _constant(self, shape: Sequence[int], content: Array, aligned: bool = False) -> str:
-        name = f"constant.{len(self._constants)}"
-        self._constants.append(_Constant(name, tuple(shape), content, aligned))
+        name = f"constant.{len(self.constants)}"
+        self.constants[name] = Constant(name, tuple(shape), content, aligned)
         return name
 
     def add(self, kind: str, title: str, **settings: Setting) -> str:
@@ -111,8 +120,8 @@ class DabnnFile:
             title: its own name, which daBNN's timings print.
             settings: as in the schema, without the output.
         """
-        output = f"map.{len(self._layers)}"
-        self._layers.append(_Layer(kind, title, {**settings, "output": output}))
+        output = f"map.{len(self.layers)}"
+        self.layers.append(Layer(kind, title, {**settings, "output": output}))
         return output
 
     def content(self, names: Mapping[str, str]) -> bytes:
@@ -121,10 +130,10 @@ class DabnnFile:
         Args:
             names: other names for what layers write.
         """
-        builder = flatbuffers.Builder(sum(constant.content.nbytes for constant in self._constants) + (1 << 16))
-        constants = [table(builder, _constant(builder, constant)) for constant in self._constants]
-        layers = [table(builder, _layer(builder, layer, names)) for layer in self._layers]
-        name, shape = self._input
+        builder = flatbuffers.Builder(sum(constant.content.nbytes for constant in self.constants.values()) + (1 << 16))
+        constants = [table(builder, _constant(builder, constant)) for constant in self.constants.values()]
+        layers = [table(builder, _layer(builder, layer, names)) for layer in self.layers]
+        name, shape = self.input
         fields: list[Field] = [
             ("Offset", 0, numbers(builder, shape, np.uint32)),
             ("Offset", 1, builder.CreateString(name)),
@@ -134,7 +143,7 @@ class DabnnFile:
         return bytes(builder.Output())
 
 
-def _constant(builder: Any, constant: _Constant) -> list[Field]:
+def _constant(builder: Any, constant: Constant) -> list[Field]:
     packed = constant.content.dtype == np.uint64
     return [
         ("Int8", 0, int(packed)),
@@ -145,7 +154,7 @@ def _constant(builder: Any, constant: _Constant) -> list[Field]:
     ]
 
 
-def _layer(builder: Any, layer: _Layer, names: Mapping[str, str]) -> list[Field]:
+def _layer(builder: Any, layer: Layer, names: Mapping[str, str]) -> list[Field]:
     kind = _KINDS[layer.kind]
     fields: list[Field] = []
     for name, value in layer.settings.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -15,11 +16,12 @@ from bibench.deploy.format import Code, Operation, PackedError, Place, Program, 
 from bibench.deploy.lce_windows import Axis
 from bibench.deploy.packed import _ports
 
-__all__ = ["Array", "Blob", "DabnnGraph", "above"]
+__all__ = ["Array", "Blob", "DabnnGraph", "Shape", "above"]
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, int, int]
 
+_CUTS = "has no layer that cuts, repeats or reorders a tensor"
 _LEAST = float(np.finfo(np.float32).tiny)
 """Added to a 0, it makes daBNN's sign +1; it changes nothing that is further from 0 than rounding."""
 
@@ -87,15 +89,19 @@ class DabnnGraph:
         names = program.metadata.get("inputs", [{}])
         blob = Blob(str(names[0].get("name", "input")), (height, width, channels))
         self._check(blob.shape)
-        self.file = DabnnFile(blob.name, (1, *blob.shape))
+        self.file = self.begun(blob.name, (1, *blob.shape))
         self.blobs[given] = blob
 
     def _placed(self, place: Place) -> list[int]:
         found = [index for index, value in enumerate(self.program.values) if value.place is place]
         return sorted(found, key=lambda index: self.program.values[index].offset)
 
-    def content(self) -> bytes:
-        """The file."""
+    def begun(self, name: str, shape: Sequence[int]) -> DabnnFile:
+        """The file to write into, for an input of a name and a shape."""
+        return DabnnFile(name, shape)
+
+    def outputs(self) -> dict[str, str]:
+        """What the model calls its outputs, by the layers' names of them; called when all is written."""
         entries = self.program.metadata.get("outputs", [])
         given = self.blobs[self._places[Place.INPUT][0]].name
         names: dict[str, str] = {}
@@ -107,7 +113,7 @@ class DabnnGraph:
             names[blob.name] = str(entry.get("name", f"output{number or ''}"))
         if given in names.values():
             raise PackedError(f"daBNN knows maps by their names, and '{given}' is an input and an output: rename one")
-        return self.file.content(names)
+        return names
 
     def refuse(self, why: str, advice: str = refusals.ELSEWHERE) -> NoReturn:
         """Say which layer the format can't express."""
@@ -126,6 +132,11 @@ class DabnnGraph:
         if index in self.around:
             self.refuse("pads in front of convolutions and pools alone")
         return self.blobs[index]
+
+    def whole(self, blob: Blob, count: int) -> None:
+        """Refuse to read another number of a map's numbers than all."""
+        if math.prod(blob.shape) != count:
+            self.refuse(_CUTS)
 
     def inside(self, index: int, axes: tuple[Axis, Axis], within: tuple[int, int, int, int], channels: int) -> Blob:
         """A convolution's input, which may be padded with zeros beforehand.
@@ -166,7 +177,7 @@ class DabnnGraph:
             height, width, channels = given.shape
             order = order.reshape(channels, height, width).transpose(1, 2, 0).reshape(-1)
         if not np.array_equal(reads[reads >= 0], order):
-            self.refuse("has no layer that cuts, repeats or reorders a tensor")
+            self.refuse(_CUTS)
         self.blobs[target] = given
         if (reads < 0).any():
             self.around[target] = reads >= 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bibench.deploy.dabnn import write_dabnn
+from bibench.deploy.dabnn_onnx import write_dabnn_onnx
 from bibench.deploy.format import PackedError, Program
 from bibench.deploy.lce import write_lce
 from bibench.deploy.onnx_file import onnx_lacks, write_onnx, write_onnx_packed, write_qonnx
@@ -44,6 +45,7 @@ FORMATS: dict[str, Format] = {
         Format("qonnx", ".qonnx.onnx", "QONNX and the tools that read it", write_qonnx, onnx_lacks),
         Format("tflite-lce", ".tflite", "Larq Compute Engine", write_lce),
         Format("dabnn", ".dab", "daBNN", write_dabnn),
+        Format("dabnn-onnx", ".dabnn.onnx", "ONNX Runtime, and daBNN's converter", write_dabnn_onnx, onnx_lacks),
     )
 }
 """The kinds of file, by name."""

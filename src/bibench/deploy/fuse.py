@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -88,7 +89,10 @@ def _pool_last(steps: list[Step]) -> None:
                 continue
             if before is None or (before.code not in CONVOLUTIONS and before.code is not Code.UNARY):
                 continue
-            if not _keeps_order(after, pool.params[3]):
+            channels, out_size = pool.params[3], pool.params[10:12]
+            if source.count != math.prod(pool.params[1:4]) or after.params[1] != math.prod(out_size) * channels:
+                continue  # only the beginning of a map is read
+            if not _keeps_order(after, channels):
                 continue
             middle, out = Buffer(Type.FLOAT32, source.count), after.values[1]
             after.values[:2] = [source, middle]
@@ -136,6 +140,8 @@ def _join_next(steps: list[Step], step: Step) -> bool:
         step.values[3] = after.values[2]
     elif after.code is Code.UNARY:
         kind = after.params[0]
+        if after.params[1] != buffer.count:
+            return False
         if kind == 13:
             constants = _channels(after, outputs)
             if constants is None or step.values[1] is not None:
@@ -165,6 +171,11 @@ def _join_next(steps: list[Step], step: Step) -> bool:
     return True
 
 
+def _packs(pack: Step, height: int, width: int) -> bool:
+    """Whether a whole map is packed; as so many pixels of another shape it is, without padding."""
+    return pack.params[:2] == [height, width] or (_unpadded(pack) and math.prod(pack.params[:2]) == height * width)
+
+
 def _dense(pack: Step) -> bool:
     """Whether packed bits have the layout that an epilogue writes."""
     channels, groups = pack.params[2:4]
@@ -186,7 +197,7 @@ def _pool_bits(steps: list[Step]) -> None:
                 pack.code is Code.PACK
                 and _dense(pack)
                 and pack.params[2] == channels
-                and (pack.params[:2] == pool.params[10:12] or _unpadded(pack))
+                and _packs(pack, *pool.params[10:12])
                 for pack in packs
             )
         )
@@ -278,7 +289,7 @@ def _join_bits(steps: list[Step]) -> None:
         for pack in found:
             if pack.code is not Code.PACK or not writes_dense or not _dense(pack) or step.values[4] is not None:
                 continue
-            if pack.params[2] != outputs or (pack.params[:2] != step.params[13:15] and not _unpadded(pack)):
+            if pack.params[2] != outputs or not _packs(pack, *step.params[13:15]):
                 continue
             step.values[4], step.constants[4] = pack.values[1], pack.constants[0]
             step.params[22:26] = (

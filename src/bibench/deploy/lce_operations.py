@@ -11,7 +11,6 @@ from bibench.deploy.lce_convolutions import binary_convolution, float_convolutio
 from bibench.deploy.lce_copies import binary_operator, copy, strided
 from bibench.deploy.lce_graph import LceGraph
 from bibench.deploy.lce_windows import bit_pool, pool
-from bibench.deploy.refusals import IN_FULL_PRECISION
 
 __all__ = ["OPERATIONS"]
 
@@ -57,7 +56,16 @@ def _matrix_product(graph: LceGraph, op: Operation) -> None:
 
 
 def _binary_product(graph: LceGraph, op: Operation) -> None:
-    graph.refuse("has no product of two packed activations", IN_FULL_PRECISION)
+    """A product of packed operands as one of floats, -1 and 1 or 0 and 1, whose sums are the same integers."""
+    batch, rows, inner, columns, *halves = op.params[:6]
+    half = np.array([0.5])
+    operands = []
+    for index, size, zeros in zip(op.values[:2], (rows, columns), halves, strict=True):
+        signs = graph.file.add("LceDequantize", [graph.tensors[index]], (1, batch * size, 1, inner))
+        x = graph.scaled(signs, half, half) if zeros else signs
+        operands.append(graph.reshaped(x, (batch, size, inner)))
+    y = graph.file.add("BATCH_MATMUL", operands, (batch, rows, columns), adj_y=True)
+    graph.tensors[op.values[2]] = graph.scaled(y, np.array([op.floats[0]]), None)
 
 
 def _softmax(graph: LceGraph, op: Operation) -> None:

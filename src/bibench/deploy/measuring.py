@@ -21,6 +21,7 @@ __all__ = [
     "MOST_REPEATS",
     "Measurement",
     "Surroundings",
+    "check_runners",
     "first_problem",
     "joined",
     "machine_of",
@@ -28,6 +29,7 @@ __all__ = [
     "measure_on",
     "parse_measurement",
     "placed",
+    "runner_for",
     "why",
 ]
 
@@ -162,7 +164,7 @@ def measure_on(
     Raises:
         TargetError: the machine can't be reached or vanishes, there is no runner or no room, or something in the
             runner's place doesn't print what it does. Nothing stays there, if it still can be reached.
-        OSError: the file or a runner can't be read.
+        OSError: the file can't be read.
     """
     with placed(target, (file,), machine, runners) as (command,):
         return tuple(_measure(target, command, count, warm_up, repeats) for count in threads)
@@ -217,7 +219,7 @@ def placed(
     target: Target, files: Sequence[Path], machine: str, runners: Sequence[Path]
 ) -> Iterator[tuple[list[str], ...]]:
     """The program that fits and files on a machine: the command that measures each; gone afterwards."""
-    runner = _runner(machine, runners, target)
+    runner = runner_for(target, machine, runners)
     with target.folder() as folder:
         program = f"{folder}/runner"
         target.push(runner, program)
@@ -227,15 +229,33 @@ def placed(
         yield tuple([program, network] for network in networks)
 
 
-def _runner(machine: str, given: Sequence[Path], target: Target) -> Path:
-    """The program that fits; what is no ELF file, such as a script, may be for any machine."""
+def check_runners(given: Sequence[Path]) -> None:
+    """Check that programs which are to measure are there, before anything else is done.
+
+    Raises:
+        TargetError: one of them can't be read.
+    """
+    for path in given:
+        _architecture(path)
+
+
+def runner_for(target: Target, machine: str, given: Sequence[Path]) -> Path:
+    """The program that fits a machine; what is no ELF file, such as a script, may be for any machine.
+
+    Args:
+        target, machine: the machine and its architecture.
+        given: programs to choose from; without any, the one that came with the package.
+
+    Raises:
+        TargetError: none fits, or one of them can't be read.
+    """
     if not given:
         own = library_path().with_name(f"bibench_runner_{machine}")
         if own.is_file():
             return own
         raise TargetError(
-            f"{target.text}: no runner for {machine} came with this installation ({own}); build one as docs/devices.md "
-            "says and name it with --runner"
+            f"{target.text}: no runner for {machine} came with this installation ({own}); install bibench again where "
+            f"{machine}-linux-gnu-g++ is, or build one as docs/devices.md says and name it with --runner"
         )
     architectures = [_architecture(path) for path in given]
     for path, found in zip(given, architectures, strict=True):
@@ -247,8 +267,13 @@ def _runner(machine: str, given: Sequence[Path], target: Target) -> Path:
 
 def _architecture(program: Path) -> str | None:
     """The architecture that an ELF file is for; None for other files."""
-    with program.open("rb") as file:
-        head = file.read(20)
+    try:
+        with program.open("rb") as file:
+            head = file.read(20)
+    except OSError as error:
+        raise TargetError(
+            f"{program}: can't be read ({error.strerror or error}); it was to measure on devices"
+        ) from error
     if head[:4] != b"\x7fELF":
         return None
     number = int.from_bytes(head[18:20], "little")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ __all__ = [
     "ONNX",
     "PACKED",
     "QONNX",
+    "assembled",
     "onnx_lacks",
     "onnx_model",
+    "write_model",
     "write_onnx",
     "write_onnx_packed",
     "write_qonnx",
@@ -87,7 +90,7 @@ def write_onnx(program: Program, path: Path) -> int:
     Raises:
         PackedError: a layer that can't be expressed, or a model of more than 2 GiB.
     """
-    return _write(onnx_model(program, ONNX), path)
+    return write_model(onnx_model(program, ONNX), path)
 
 
 def write_qonnx(program: Program, path: Path) -> int:
@@ -96,7 +99,7 @@ def write_qonnx(program: Program, path: Path) -> int:
     Raises:
         PackedError: as `write_onnx`.
     """
-    return _write(onnx_model(program, QONNX), path)
+    return write_model(onnx_model(program, QONNX), path)
 
 
 def write_onnx_packed(program: Program, path: Path) -> int:
@@ -105,10 +108,15 @@ def write_onnx_packed(program: Program, path: Path) -> int:
     Raises:
         PackedError: as `write_onnx`.
     """
-    return _write(onnx_model(program, PACKED, PackedTranslation), path)
+    return write_model(onnx_model(program, PACKED, PackedTranslation), path)
 
 
-def _write(model: Any, path: Path) -> int:
+def write_model(model: Any, path: Path) -> int:
+    """Write an ``onnx.ModelProto`` atomically; the number of bytes.
+
+    Raises:
+        PackedError: a model of more than 2 GiB.
+    """
     size: int = model.ByteSize()
     if size > _MOST_BYTES:
         raise PackedError(
@@ -128,7 +136,7 @@ def onnx_model(program: Program, dialect: Dialect, how: type[Translation] = Tran
     Raises:
         PackedError: a layer that can't be expressed.
     """
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     made = how(program, dialect)
     types = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
@@ -139,25 +147,54 @@ def onnx_model(program: Program, dialect: Dialect, how: type[Translation] = Tran
         ]
         for names, kind in ((made.inputs, "inputs"), (made.outputs, "outputs"))
     )
-    nodes = [
-        helper.make_node(node.op, node.inputs, node.outputs, node.outputs[0], domain=node.domain, **node.attributes)
-        for node in made.graph.nodes
-    ]
-    constants = [
-        numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
-        for name, array in made.graph.constants.items()
-    ]
-    graph = helper.make_graph(nodes, program.metadata["model"], inputs, outputs, constants)
-    model = helper.make_model(
-        graph,
-        ir_version=_IR,
-        opset_imports=[helper.make_opsetid("", _OPSET), *(helper.make_opsetid(*d) for d in dialect.domains.items())],
-        producer_name="bibench",
-        producer_version=version("bibench"),
+    model = assembled(
+        made.graph, program, inputs, outputs, ir=_IR, opsets={"": _OPSET, **dialect.domains}, layers=made.layers()
     )
     if _BIPOLAR in dialect.domains:
         model.functions.append(_bipolar_function())
-    helper.set_model_props(model, {METADATA: json.dumps(_about(program, made), ensure_ascii=False)})
+    return model
+
+
+def assembled(
+    graph: Graph,
+    program: Program,
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    *,
+    ir: int,
+    opsets: Mapping[str, int],
+    layers: Sequence[Mapping[str, Any]],
+) -> Any:
+    """A graph as an ``onnx.ModelProto``.
+
+    Args:
+        graph: nodes and constants.
+        program: what they were made of.
+        inputs, outputs: of the model, as ``onnx.ValueInfoProto``.
+        ir: version of the format.
+        opsets: versions of the operator sets.
+        layers: the tensors that hold each binary layer's operand.
+    """
+    from onnx import helper, numpy_helper
+
+    nodes = [
+        helper.make_node(node.op, node.inputs, node.outputs, node.outputs[0], domain=node.domain, **node.attributes)
+        for node in graph.nodes
+    ]
+    constants = [
+        numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+        for name, array in graph.constants.items()
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, program.metadata["model"], inputs, outputs, constants),
+        ir_version=ir,
+        opset_imports=[helper.make_opsetid(*opset) for opset in opsets.items()],
+        producer_name="bibench",
+        producer_version=version("bibench"),
+    )
+    # what a packed file says of itself, with these layers in the place of its own
+    about = {key: value for key, value in program.metadata.items() if key not in ("operations", "layers")}
+    helper.set_model_props(model, {METADATA: json.dumps(about | {"layers": layers}, ensure_ascii=False)})
     return model
 
 
@@ -178,9 +215,3 @@ def _bipolar_function() -> Any:
     ]
     opset = [helper.make_opsetid("", _OPSET)]
     return helper.make_function(_BIPOLAR, "BipolarQuant", ["x", "scale"], ["y"], nodes, opset)
-
-
-def _about(program: Program, made: Translation) -> dict[str, Any]:
-    """What a packed file says of itself; instead of its operations the tensors that hold each layer's operand."""
-    about = {key: value for key, value in program.metadata.items() if key not in ("operations", "layers")}
-    return about | {"layers": made.layers()}

@@ -173,6 +173,7 @@ class Tensors:
     graph: Graph
     _known: dict[Key, list[Tensor]] = field(default_factory=dict)
     _padded: dict[Key, _Padded] = field(default_factory=dict)
+    _beginnings: dict[tuple[Key, int], list[Tensor]] = field(default_factory=dict)
 
     def add(self, key: Key, tensor: Tensor) -> None:
         """A buffer's content."""
@@ -190,14 +191,29 @@ class Tensors:
             self.add(key, Tensor(self.graph.pad(padded.inner.name, low, high), shape, padded.inner.order))
         return self._known[key]
 
+    def first(self, key: Key, count: int) -> list[Tensor]:
+        """All tensors that hold a buffer's first ``count`` numbers, which may be all it has; at least one."""
+        whole = self.of(key)
+        if math.prod(whole[0].shape) == count:
+            return whole
+        if (key, count) not in self._beginnings:
+            read = self.read(key, [Entry(count, (1,))], 0)
+            assert read is not None  # in a flat tensor the beginning is a range
+            self._beginnings[key, count] = [read[0]]
+        return self._beginnings[key, count]
+
     def shaped(self, key: Key, shape: Sequence[int], order: Sequence[int] | None = None) -> str:
-        """A buffer's content in a shape whose dimensions are stored in this order; None for their own."""
+        """A buffer's content, or the beginning of it, in a shape whose dimensions are stored in this order.
+
+        ``order`` is None for the dimensions' own.
+        """
         wanted = Tensor("", tuple(shape), straight(shape) if order is None else tuple(order))
-        for tensor in self.of(key):
+        known = self.first(key, math.prod(shape))
+        for tensor in known:
             if tensor.renamed("") == wanted:
                 return tensor.name
-        made = self.arranged(self.of(key)[0], wanted)
-        self.add(key, made)
+        made = self.arranged(known[0], wanted)
+        known.append(made)
         return made.name
 
     def arranged(self, tensor: Tensor, wanted: Tensor) -> Tensor:
@@ -212,12 +228,11 @@ class Tensors:
             name, shape = self.graph.transpose(name, wanted.memory, back)
         return wanted.renamed(self.graph.reshape(name, shape, wanted.shape))
 
-    def ending(self, key: Key, size: int) -> Tensor:
-        """A buffer's content with an innermost dimension of a size."""
-        for tensor in self.of(key):
+    def ending(self, key: Key, count: int, size: int) -> Tensor:
+        """A buffer's first ``count`` numbers with an innermost dimension of a size."""
+        for tensor in self.first(key, count):
             if tensor.memory and tensor.memory[-1] == size:
                 return tensor
-        count = math.prod(self.of(key)[0].shape)
         shape = (count // size, size)
         return Tensor(self.shaped(key, shape), shape, (0, 1))
 

@@ -128,9 +128,9 @@ class Translation:
         """An operand of floats in a shape."""
         return self.tensors.shaped((op.values[slot], 0), shape, order)
 
-    def ending(self, op: Operation, slot: int, size: int) -> Tensor:
-        """An operand of floats with an innermost dimension of a size."""
-        return self.tensors.ending((op.values[slot], 0), size)
+    def ending(self, op: Operation, count: int, size: int) -> Tensor:
+        """So many numbers of the first operand, of floats, with an innermost dimension of a size."""
+        return self.tensors.ending((op.values[0], 0), count, size)
 
     def keep(self, op: Operation, slot: int, tensor: Tensor) -> None:
         """What an operation writes."""
@@ -158,7 +158,8 @@ class Translation:
             copied(self.tensors, self.copied[target], self.program.values[target].count)
 
     def pack(self, op: Operation) -> None:
-        self.keep_bits(op.values[1], self.ending(op, 0, op.params[2]), self.constant(op, 0))
+        height, width, channels = op.params[:3]
+        self.keep_bits(op.values[1], self.ending(op, height * width * channels, channels), self.constant(op, 0))
 
     def convolution(self, op: Operation) -> None:
         p = op.params
@@ -258,7 +259,7 @@ class Translation:
         p = op.params
         channels, geometry = p[3], _geometry(p, 1, 4, 6, 12, 8, 10)
         if p[0] and geometry == Geometry(geometry.size, geometry.size, geometry.stride):
-            self.keep(op, 1, self._mean(self.ending(op, 0, channels)))
+            self.keep(op, 1, self._mean(self.ending(op, math.prod(geometry.size) * channels, channels)))
             return
         x = self.shaped(op, 0, (channels, *geometry.size), MAP)
         self.keep(op, 1, Tensor(self._pooled(x, geometry, p[0]), (channels, *geometry.out), MAP))
@@ -295,7 +296,7 @@ class Translation:
         channels, groups, outside = p[2], p[3], p[15]
         geometry = _geometry(p, 0, 5, 7, 9, 11, 13)
         if groups == 1 and geometry == Geometry((geometry.out[0], 1), out=(geometry.out[0], 1)):
-            tensor = self.ending(op, 0, channels)
+            tensor = self.ending(op, geometry.out[0] * channels, channels)
             mean = self.node("ReduceMean", self.node("Abs", tensor.name), axes=[tensor.innermost], keepdims=1)
             shape = tuple(1 if d + 1 == tensor.innermost else n for d, n in enumerate(tensor.shape))
             self.keep(op, 1, Tensor(mean, shape, tensor.order))
@@ -346,8 +347,8 @@ class Translation:
         self.keep(op, 2, Tensor(name, shape, tuple(wanted.index(i) for i in range(len(loop)))))
 
     def unary(self, op: Operation) -> None:
-        kind, _, channels = op.params[:3]
-        tensor = self.ending(op, 0, channels) if kind >= 12 else self.tensors.of((op.values[0], 0))[0]
+        kind, count, channels = op.params[:3]
+        tensor = self.ending(op, count, channels) if kind >= 12 else self.tensors.first((op.values[0], 0), count)[0]
         x = tensor.name
         if kind in _SIMPLE:
             y = self.node(_SIMPLE[kind], x)
@@ -393,12 +394,13 @@ class Translation:
         self.keep(op, 2, Tensor(y, shape, straight(shape)))
 
     def softmax(self, op: Operation) -> None:
-        tensor = self.ending(op, 0, op.params[1])
+        rows, size = op.params[:2]
+        tensor = self.ending(op, rows * size, size)
         self.keep(op, 1, tensor.renamed(self.node("Softmax", tensor.name, axis=tensor.innermost)))
 
     def layer_norm(self, op: Operation) -> None:
         rows, size = op.params[:2]
-        tensor = self.ending(op, 0, size)
+        tensor = self.ending(op, rows * size, size)
         if tensor.innermost != len(tensor.shape):
             tensor = Tensor(self.shaped(op, 0, (rows, size)), (rows, size), (0, 1))
         weight, bias = self.constant(op, 0), self.constant(op, 1)
@@ -407,7 +409,8 @@ class Translation:
         self.keep(op, 1, tensor.renamed(y))
 
     def mean(self, op: Operation) -> None:
-        tensor = self.ending(op, 0, op.params[1])
+        rows, size = op.params[:2]
+        tensor = self.ending(op, rows * size, size)
         axis = tensor.order[-1]
         y = self.node("ReduceMean", tensor.name, axes=[axis + 1], keepdims=1)
         shape = tuple(1 if d == axis else n for d, n in enumerate(tensor.shape))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def compare_onnx(model: nn.Module, path: Path, x: Any) -> Comparison:
         x: a batch, as the example of `export`.
 
     Raises:
-        PackedError: the file isn't this model's.
+        PackedError: the file isn't this model's, or ONNX Runtime can't run it.
     """
     program = pack(model, x)
     return compare(model, program, x, engine=lambda content: OnnxRunner(path, program))
@@ -53,10 +54,12 @@ def compare_outputs(model: nn.Module, path: Path, x: Any) -> Comparison:
 
     Raises:
         NativeError: the packed engine, which runs the nodes, isn't there.
+        PackedError: ONNX Runtime can't run the file.
     """
     import onnx
 
-    session = _session(onnx.load(str(path)))
+    with _naming(path):
+        session = _session(onnx.load(str(path)))
     given = [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
     difference, largest, same = 0.0, 0.0, 0
     for i in range(len(given[0])):
@@ -64,12 +67,31 @@ def compare_outputs(model: nn.Module, path: Path, x: Any) -> Comparison:
         arrays = [leaf.cpu().contiguous().numpy() for leaf in tree_leaves(sample) if isinstance(leaf, Tensor)]
         expected, _ = in_torch(model, sample)
         inputs = {port.name: array for port, array in zip(session.get_inputs(), arrays, strict=True)}
-        found = [output.reshape(-1) for output in session.run(None, inputs)]
+        with _naming(path):
+            found = [output.reshape(-1) for output in session.run(None, inputs)]
         for want, got in zip(expected, found, strict=True):
             difference = max(difference, float(np.abs(want - got).max()))
             largest = max(largest, float(np.abs(want).max()))
         same += int(expected[0].argmax() == found[0].argmax())
     return Comparison(len(given[0]), (), difference, largest, same)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say of which file it is that ONNX Runtime can't run it."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    try:
+        yield
+    except (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.NotImplemented,
+        state.RuntimeException,
+    ) as error:
+        advice = "don't use the file; export to another format, and report the network as an error of bibench"
+        raise PackedError(f"{path}: ONNX Runtime can't run it: {str(error).strip()}; {advice}") from error
 
 
 def _session(model: Any) -> Any:
@@ -93,7 +115,7 @@ class OnnxRunner:
         program: what it was written from.
 
     Raises:
-        PackedError: it was written from another program.
+        PackedError: it was written from another program, or ONNX Runtime can't run it.
     """
 
     def __init__(self, path: Path, program: Program) -> None:
@@ -107,24 +129,29 @@ class OnnxRunner:
         if keys[0] != keys[1]:
             raise PackedError(f"{path}: not written from this model; export it again")
         self.outputs = [output.name for output in model.graph.output]
+        self.counts = [value.count for value in program.outputs]
         self.observed = list(dict.fromkeys(at["tensor"] for at in self.tensors))
         for name in self.observed:
             if name not in self.outputs:
                 model.graph.output.append(onnx.ValueInfoProto(name=name))
-        self.session = _session(model)
+        self.path = path
+        with _naming(path):
+            self.session = _session(model)
         self.bits: dict[int, Array] = {}
 
     def observe(self, inputs: Sequence[Array], after: Callable[[int], None]) -> list[Array]:
         """Run one sample, and call ``after`` with each operation that reads bits; the outputs."""
         given = {port.name: x for port, x in zip(self.session.get_inputs(), inputs, strict=True)}
         names = [*self.outputs, *(name for name in self.observed if name not in self.outputs)]
-        found = dict(zip(names, self.session.run(names, given), strict=True))
+        with _naming(self.path):
+            found = dict(zip(names, self.session.run(names, given), strict=True))
         for at, tensor in zip(self.layers, self.tensors, strict=True):
             stored = found[tensor["tensor"]][0].transpose(tensor["order"])
             self.bits[at["value"]] = packed(stored <= 0, *at["map"])
         for operation in dict.fromkeys(at["operation"] for at in self.layers):
             after(operation)
-        return [found[name] for name in self.outputs]
+        # behind the scores of a file for daBNN's converter are as many more as its memory wants
+        return [found[name].reshape(-1)[:count] for name, count in zip(self.outputs, self.counts, strict=True)]
 
     def value(self, index: int, count: int, kind: int) -> Array:
         """The bits that an operation read, as the packed engine has them."""

@@ -184,27 +184,32 @@ def measure_with(
     repeats: int = 41,
     warm_up: int = 5,
 ) -> tuple[ProgramMeasurement, ...]:
-    """Measure a file of another library with that library's own program, with each number of threads in turn.
+    """Measure a file of another library with that library's own program, with each number of threads that it has.
 
     Args:
         program: Larq Compute Engine's ``lce_benchmark_model`` or daBNN's ``benchmark_single_model``, for the machine.
-        target, threads, machine: as in `bibench.deploy.measuring.measure_on`; daBNN has one thread.
+        target, threads, machine: as in `bibench.deploy.measuring.measure_on`; daBNN has one thread, more
+            are left out.
         file: a TensorFlow Lite file, or one of daBNN.
         repeats: at least; of daBNN, repetitions.
         warm_up: at least; daBNN's program sees to its own.
 
     Raises:
-        TargetError: as `measure_on`, a file of neither, threads that the library hasn't, or the program prints
+        TargetError: as `measure_on`, a file of neither, only threads that the library hasn't, or the program prints
             something else.
-        OSError: the file or the program can't be read.
+        OSError: the file can't be read.
     """
     library = _library_of(file)
-    if max(threads) > library.most_threads:
-        raise TargetError(f"{target.text}: threads {max(threads)}: daBNN runs on one; give --threads 1")
+    counts = [count for count in threads if count <= library.most_threads]
+    if not counts:
+        raise TargetError(
+            f"{target.text}: threads {', '.join(map(str, threads))}: daBNN runs on one; give --threads 1, or a device "
+            "whose threads in the list have 1 among them"
+        )
     with placed(target, (file,), machine, (program,)) as (command,):
         path, network = command
         found = []
-        for count in threads:
+        for count in counts:
             done = target.run([path, *library.arguments(network, count, repeats, warm_up)], seconds=_SECONDS)
             if done.status:
                 raise TargetError(f"{target.text}: {why(done, program.name)}")

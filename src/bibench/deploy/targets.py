@@ -138,7 +138,9 @@ class Target:
             try:
                 self._remove(path)
             except TargetError as second:
-                raise TargetError(f"{error or type(error).__name__}; {path} is left there") from second
+                if not isinstance(error, Exception):  # a person stops it, and isn't told that a machine failed
+                    raise error from second
+                raise TargetError(f"{str(error) or type(error).__name__}; {path} is left there") from second
             raise
         self._remove(path)
 

@@ -44,11 +44,12 @@ class Attention(nn.Module):
     Args:
         features: size d of a head.
         dropout: share of the softmax's results.
+        ge: of what takes its place, see `bibench.nn.attention.Attended`.
     """
 
-    def __init__(self, features: int, dropout: float = 0.0) -> None:
+    def __init__(self, features: int, dropout: float = 0.0, ge: bool = False) -> None:
         super().__init__()
-        self.features = features
+        self.features, self.ge = features, ge
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -61,7 +62,7 @@ class Attention(nn.Module):
 
     def binarized_counterpart(self, algorithm: Algorithm) -> nn.Module:
         """What stands in its place in a binarized network."""
-        return BiAttention(self.features, dropout=self.dropout.p, algorithm=algorithm)
+        return BiAttention(self.features, dropout=self.dropout.p, ge=self.ge, algorithm=algorithm)
 
 
 class _Embeddings(nn.Module):
@@ -81,11 +82,11 @@ class _Embeddings(nn.Module):
 
 
 class _SelfAttention(nn.Module):
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, ge: bool) -> None:
         super().__init__()
         self.heads = heads
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.attention = Attention(width // heads, dropout)
+        self.attention = Attention(width // heads, dropout, ge)
 
     def _heads(self, x: Tensor) -> Tensor:
         apart: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -112,10 +113,10 @@ class _Output(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, width: int, heads: int, inner: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, inner: int, dropout: float, ge: bool) -> None:
         super().__init__()
         self.attention = nn.ModuleDict(
-            {"self": _SelfAttention(width, heads, dropout), "output": _Output(width, width, dropout)}
+            {"self": _SelfAttention(width, heads, dropout, ge), "output": _Output(width, width, dropout)}
         )
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, inner), "activation": nn.GELU()})
         self.output = _Output(inner, width, dropout)
@@ -133,11 +134,19 @@ class _Encoder(nn.Module):
     masked: Tensor
 
     def __init__(
-        self, width: int, layers: int, heads: int, inner: int, vocabulary: int, positions: int, dropout: float
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        inner: int,
+        vocabulary: int,
+        positions: int,
+        dropout: float,
+        ge: bool,
     ) -> None:
         super().__init__()
         self.embeddings = _Embeddings(width, vocabulary, positions, dropout)
-        blocks = nn.ModuleList(_Layer(width, heads, inner, dropout) for _ in range(layers))
+        blocks = nn.ModuleList(_Layer(width, heads, inner, dropout, ge) for _ in range(layers))
         self.encoder = nn.ModuleDict({"layer": blocks})
         self.pooler = nn.ModuleDict({"dense": nn.Linear(width, width), "activation": nn.Tanh()})
         # Looked up, so that whole numbers are indices only, also where the network is exported.
@@ -164,6 +173,7 @@ class Bert(nn.Module):
         inner: width of the feed-forward part.
         vocabulary, positions: sizes of the embeddings.
         dropout: everywhere where BERT has it.
+        ge: whether a binarized network attends to scores of 0 too, see `bibench.nn.attention.Attended`.
 
     Input: int64 ``(batch, 3, length)``: word pieces, segment (0 or 1), and 1 where there is a token, 0 where there is
     padding.
@@ -185,6 +195,7 @@ class Bert(nn.Module):
         vocabulary: int = VOCABULARY,
         positions: int = POSITIONS,
         dropout: float = 0.1,
+        ge: bool = False,
     ) -> None:
         super().__init__()
         if min(outputs, width, layers, heads, inner, vocabulary, positions) < 1 or width % heads:
@@ -193,7 +204,7 @@ class Bert(nn.Module):
                 f"vocabulary={vocabulary}, positions={positions}: expected positive numbers, and a width that the "
                 "heads divide"
             )
-        self.bert = _Encoder(width, layers, heads, inner, vocabulary, positions, dropout)
+        self.bert = _Encoder(width, layers, heads, inner, vocabulary, positions, dropout, ge)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, outputs)
         for module in self.modules():
@@ -218,32 +229,56 @@ class Bert(nn.Module):
             present=lambda tokens: tokens[:, 2] > 0,
         )
 
+    def own_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A checkpoint's tensors by the names that they have here, whichever version of transformers wrote it.
+
+        Older ones call a layer norm's weight and bias ``gamma`` and ``beta``, and store the numbers of the positions.
+
+        Args:
+            tensors: by name, as in the checkpoint; of the classifier or of the encoder alone.
+
+        Raises:
+            ValueError: the vocabulary is of another size than the network's.
+
+        >>> model = Bert(2, width=24, layers=2, heads=2, inner=48, vocabulary=100)
+        >>> older = {"embeddings.LayerNorm.gamma": torch.ones(24), "embeddings.position_ids": torch.arange(512)}
+        >>> list(model.own_names(older))
+        ['embeddings.LayerNorm.weight']
+        """
+        named: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            if name.endswith("embeddings.position_ids"):
+                continue
+            if name.endswith("embeddings.word_embeddings.weight") and tensor.ndim == 2:
+                self._check_vocabulary(len(tensor))
+            own = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+            named[name if own in tensors else own] = tensor  # one that is there twice is surplus
+        return named
+
+    def _check_vocabulary(self, found: int) -> None:
+        own = self.bert.embeddings.word_embeddings.num_embeddings
+        if found != own:
+            raise ValueError(
+                f"it has a vocabulary of {found:,} word pieces, the tokenizer and the network have {own:,}: give "
+                "weights that belong to the data's vocab.txt, such as those of bert-base-uncased"
+            )
+
     def load_pretrained(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over a pretrained encoder: the weights of a Hugging Face ``BertModel`` or of a model around one.
 
         The classifier stays as it is, and so does the pooler if the file has none. Heads of other kinds in the file are
-        left out. Layer norms may have their old names (``gamma``, ``beta``).
+        left out.
 
         Args:
-            tensors: by name, as in the checkpoint.
+            tensors: by name, as in the checkpoint; see `own_names`.
 
         Raises:
             ValueError: a part of the encoder is missing, there are more layers, or a shape is another; the message says
                 which, and speaks of the tokenizer where it is the vocabulary's size.
         """
-        found: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            name = name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
-            if name.startswith(("embeddings.", "encoder.", "pooler.")) and not name.endswith("position_ids"):
-                found[name] = tensor
+        named = {name.removeprefix("bert."): tensor for name, tensor in self.own_names(tensors).items()}
+        found = {name: t for name, t in named.items() if name.startswith(("embeddings.", "encoder.", "pooler."))}
         expected = self.bert.state_dict()
-        words = "embeddings.word_embeddings.weight"
-        if words in found and found[words].shape[0] != expected[words].shape[0]:
-            raise ValueError(
-                f"it has a vocabulary of {found[words].shape[0]:,} word pieces, the tokenizer and the network have "
-                f"{expected[words].shape[0]:,}: give weights that belong to the data's vocab.txt, such as those of "
-                "bert-base-uncased"
-            )
         missing = [name for name in expected if name not in found and not name.startswith("pooler.")]
         surplus = [name for name in found if name not in expected]
         shapes = [

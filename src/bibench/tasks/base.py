@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -103,6 +103,8 @@ class Data:
         labels: names of the outputs, where the data have them, such as a tree's folders; empty: the task's.
         trivial: what the best answer that looks at no sample scores on the test half; None: nobody has said. Scores at
             its level are marked in reports.
+        check_checkpoint: ``check_checkpoint(path)`` raises `DataError` where a user's weights belong to other inputs,
+            such as those of another vocabulary; None: any weights that fit the network will do.
     """
 
     train: Split
@@ -113,6 +115,7 @@ class Data:
     corrupted: Callable[[str, int], Corrupted] | None = None
     labels: tuple[str, ...] = ()
     trivial: Trivial | None = None
+    check_checkpoint: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +134,12 @@ class Evaluation:
     Args:
         figures: value by name; holds at least the task's metric.
         per_sample: float32, one score a test sample (1.0 right, 0.0 wrong for accuracy), for paired comparisons.
+        subsets: the task's metric on subsets of the test half, by name, where its relative score is the mean over them.
     """
 
     figures: dict[str, float]
     per_sample: npt.NDArray[np.float32]
+    subsets: Mapping[str, float] = field(default_factory=dict)
 
 
 PICTURE_SIDE = 320
@@ -189,6 +194,7 @@ class Task:
         source: the data set's reference.
         preprocessing: how an original image becomes what `evaluate` sees; None: inputs are no images.
         labels: names of the outputs; empty where there are none, or only the data have them.
+        loss_unit: of the figure ``"loss"``, if evaluations have one.
         pictures: ``pictures(model, data)`` shows what a network does with a few test samples, the same ones for every
             network; the model is in evaluation mode, without gradients. None: there is nothing to see.
 
@@ -216,6 +222,7 @@ class Task:
     source: str = field(default="")
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
+    loss_unit: str = "nats"
     pictures: Callable[[nn.Module, Data], list[PicturePair]] | None = None
 
     def example(self) -> Tensor:

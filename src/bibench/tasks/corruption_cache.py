@@ -2,62 +2,30 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import warnings
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
-from bibench.files import atomic_write
 from bibench.tasks.base import DataError
+from bibench.tasks.cache import kept
 from bibench.tasks.classification import fingerprint
 from bibench.tasks.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, corrupt
 
-__all__ = ["CACHE_VARIABLE", "Originals", "cache_folder", "generated"]
+__all__ = ["Originals", "generated"]
 
 Bytes = npt.NDArray[np.uint8]
 
-CACHE_VARIABLE = "BIBENCH_CACHE"
 _VERSION = 1
 """Raised when `corrupt` changes, so that nobody meets images of an earlier one."""
 _ROWS = 10_000
 
 
-def cache_folder() -> Path:
-    """The folder of what can be made again: ``$BIBENCH_CACHE``, else the platform's (``~/.cache/bibench`` on Linux)."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("bibench", appauthor=False)
-
-
-@functools.cache
-def _warn(folder: Path, reason: str) -> None:
-    """Warn once in a process."""
-    warnings.warn(
-        f"corrupted images cannot be kept in {folder}: {reason}; they are generated anew each time. "
-        f"Set {CACHE_VARIABLE} to a folder that can be written",
-        stacklevel=4,
-    )
-
-
-def _read(path: Path, shape: tuple[int, ...]) -> Bytes | None:
-    """The kept images, or None where they are missing or not whole."""
-    try:
-        # Copy on write: torch wants arrays that could be written, and the file stays as it is.
-        images = np.load(path, mmap_mode="c", allow_pickle=False)
-    except Exception:  # missing, or damaged: a damaged header can raise almost anything
-        return None
-    return images if isinstance(images, np.memmap) and (images.dtype, images.shape) == (np.uint8, shape) else None
-
-
 def generated(images: Bytes, name: str, severity: int) -> Bytes:
     """Images corrupted by `corrupt` with seed 0, from the cache if they are there, else kept there for the next time.
 
-    They are kept in ``corruptions/<fingerprint of the images>-v<version>/<name>-<severity>.npy`` below
-    `cache_folder`. A damaged file is replaced. Where nothing can be written, a warning says so, once, and the images
-    are generated each time. Several processes may do this at once: each writes a whole file and moves it into place.
+    They are kept in ``corruptions/<fingerprint of the images>-v<version>/<name>-<severity>.npy``; see
+    `bibench.tasks.cache.kept`.
 
     Args:
         images, name, severity: see `corrupt`.
@@ -68,32 +36,16 @@ def generated(images: Bytes, name: str, severity: int) -> Bytes:
     Raises:
         ValueError: as `corrupt` does.
 
-    >>> images = np.zeros((1, 8, 8, 3), dtype=np.uint8)
-    >>> import tempfile
+    >>> import os, tempfile
     >>> from unittest import mock
-    >>> with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {CACHE_VARIABLE: folder}):
+    >>> images = np.zeros((1, 8, 8, 3), dtype=np.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"BIBENCH_CACHE": folder}):
     ...     print(np.unique(generated(images, "brightness", 1)), *(path.name for path in Path(folder).rglob("*.npy")))
     [12] brightness-1.npy
     """
     check_corruption(name, severity)
-    folder = cache_folder() / "corruptions" / f"{fingerprint(images)}-v{_VERSION}"
-    path = folder / f"{name}-{severity}.npy"
-    kept = _read(path, images.shape)
-    if kept is not None:
-        return kept
-    corrupted = corrupt(images, name, severity)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # a file, since save would append .npy to a name
-            np.save(file, corrupted, allow_pickle=False)
-
-    try:
-        atomic_write(path, write)
-    except OSError as error:
-        _warn(cache_folder(), error.strerror or str(error))
-        return corrupted
-    kept = _read(path, images.shape)
-    return corrupted if kept is None else kept
+    path = f"corruptions/{fingerprint(images)}-v{_VERSION}/{name}-{severity}.npy"
+    return kept(path, "corrupted images", np.uint8, images.shape, lambda: corrupt(images, name, severity))
 
 
 class Originals:

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from bibench.files import file_sha256
 from bibench.recipes import Adam, Linear, Recipe
 from bibench.tasks.base import Data, DataError, Evaluation, Metric, Task, Trivial
 from bibench.tasks.classification import ACCURACY, commonest, evaluate, loss
 from bibench.tasks.glue_files import Part, Table, find, read, vocabulary
 from bibench.tasks.text import (
+    BERT_BASE_UNCASED,
     CORRELATION,
     MATTHEWS,
     TextBatch,
@@ -27,7 +29,7 @@ from bibench.tasks.text import (
     evaluate_correlation,
     evaluate_matthews,
     example,
-    sha256_of,
+    refuse_other_vocabulary,
     squared_error,
 )
 
@@ -60,7 +62,7 @@ def _load(name: str, table: Table, length: int, metric: Metric, root: Path | Non
     digest = hashlib.sha256(f"{pieces.sha256} {length}".encode())
     notes: list[str] = []
     for part, whole in zip((parts.train, parts.test), table.counts, strict=True):
-        source = "".join(map(sha256_of, part.paths))
+        source = "".join(map(file_sha256, part.paths))
         digest.update(source.encode())
         split = _encoded(part, table, source, pieces, length)
         splits.append(split)
@@ -83,10 +85,18 @@ def _load(name: str, table: Table, length: int, metric: Metric, root: Path | Non
         test=splits[1],
         outputs=max(1, len(table.labels)),
         fingerprint=digest.hexdigest(),
-        notes=("; ".join(notes),) if notes else (),
+        notes=(*(["; ".join(notes)] if notes else []), *_of_another_vocabulary(pieces)),
         labels=table.labels,
         trivial=_trivial(table, splits[1], metric),
+        check_checkpoint=partial(refuse_other_vocabulary, pieces.path),
     )
+
+
+def _of_another_vocabulary(pieces: WordPieces) -> list[str]:
+    if pieces.sha256 == BERT_BASE_UNCASED:
+        return []
+    place = f"{pieces.path.parent.name}/{pieces.path.name}"
+    return [f"the vocabulary {place} (SHA-256 {pieces.sha256[:10]}...) is not that of bert-base-uncased"]
 
 
 def _encoded(part: Part, table: Table, source: str, pieces: WordPieces, length: int) -> Tokens:
@@ -141,6 +151,7 @@ def _task(
         loss=loss if table.labels else squared_error,
         evaluate=evaluation,
         metric=metric,
+        loss_unit="nats" if table.labels else "squared error",
         full_precision=recipe,
         binarized=recipe,
         training_samples=table.counts[0],
@@ -245,7 +256,7 @@ glue_qqp = _task(
     batch_size=32,
     evaluation=evaluate_accuracy_and_f1,
 )
-"""Whether two questions are the same. The official files have a few broken rows, which are left out and not counted."""
+"""Whether two questions are the same. The official files have a few broken rows, which are left out and noted."""
 
 _MNLI = Table(
     folder="MNLI",

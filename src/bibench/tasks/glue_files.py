@@ -93,13 +93,18 @@ class Parts:
     train: Part
     test: Part
 
+    @property
+    def subsets(self) -> list[str]:
+        """Names of the files that are only a part of the official ones."""
+        return [part.paths[0].name for part in (self.train, self.test) if part.subset]
+
 
 def _roots(root: Path) -> list[Path]:
     return [root / "glue_data", root / "glue", root]
 
 
 def find(root: Path, table: Table, subset: bool) -> Parts:
-    """The files of a task below ``root``, the original ones first.
+    """The files of a task below ``root``: whole ones of any layout, the original ones first, before a part of them.
 
     Args:
         root: the folder, or one whose ``glue_data`` or ``glue`` holds the tasks.
@@ -109,24 +114,32 @@ def find(root: Path, table: Table, subset: bool) -> Parts:
     Raises:
         DataError: they aren't there, or not all shards of a half are; the message says what is expected.
     """
-    parts: list[str] = []
+    incomplete: Parts | None = None
+    for parts in _halves(root, table):
+        if not parts.subsets:
+            return parts
+        incomplete = incomplete or parts
+    if incomplete is None:
+        raise DataError(f"no {table.folder} data in {root}; {table.layout}")
+    if not subset:
+        raise DataError(
+            f"{incomplete.train.paths[0].parent} has only a part of the data set ({', '.join(incomplete.subsets)}): "
+            "put the original files in its place, or accept a part of the data set with --allow-subset"
+        )
+    return incomplete
+
+
+def _halves(root: Path, table: Table) -> Iterator[Parts]:
+    """The files of each folder and layout that has both halves, the original ones of a folder first."""
     for base in _roots(root):
-        folder = base / table.folder
-        train = _tsv(folder, ("train",))
+        folder, hub = base / table.folder, base / table.hub
         # A subset of MNLI has one test file for both halves.
-        test = _tsv(folder, (table.test[0], "dev"))
+        train, test = _tsv(folder, ("train",)), _tsv(folder, (table.test[0], "dev"))
         if train and test:
-            if not (train.subset or test.subset) or subset:
-                return Parts(train=train, test=test)
-            parts += [part.paths[0].name for part in (train, test) if part.subset]
-            raise DataError(
-                f"{folder} has only a part of the data set ({', '.join(parts)}): put the original files in its place, "
-                "or accept a part of the data set with --allow-subset"
-            )
-        train, test = (_hub(base / table.hub, name) for name in ("train", table.test[1]))
+            yield Parts(train=train, test=test)
+        train, test = _hub(hub, "train"), _hub(hub, table.test[1])
         if train and test:
-            return Parts(train=train, test=test)
-    raise DataError(f"no {table.folder} data in {root}; {table.layout}")
+            yield Parts(train=train, test=test)
 
 
 def _tsv(folder: Path, names: tuple[str, ...]) -> Part | None:

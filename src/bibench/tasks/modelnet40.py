@@ -13,6 +13,7 @@ import torch
 
 from bibench.recipes import Adam, Cosine, Recipe
 from bibench.tasks.base import Data, DataError, Task
+from bibench.tasks.cache import kept
 from bibench.tasks.classification import ACCURACY, commonest, fingerprint
 from bibench.tasks.meshes import read_off, sample_surface
 from bibench.tasks.points import (
@@ -20,7 +21,6 @@ from bibench.tasks.points import (
     Floats,
     content_hash,
     evaluate_classes,
-    kept,
     loss,
     open_hdf5,
     read_rows,
@@ -139,8 +139,8 @@ def _read_meshes(folder: Path, normals: bool, subset: bool) -> _Found:
             raise DataError(f"{folder} has no files <class>/{split}/*.off; {_LAYOUT}")
         hashes = content_hash(folder, [name for name, _ in files])
         key = hashlib.sha256(b"".join(hashes.values())).hexdigest()
-        shape = (len(files), 6, POINTS)
-        points = kept(f"off-v{_VERSION}", key, shape, partial(_sampled, folder, hashes))
+        name, shape = f"points/off-v{_VERSION}-{key}.npy", (len(files), 6, POINTS)
+        points = kept(name, "sampled points", np.float32, shape, partial(_sampled, folder, hashes))
         there = np.isfinite(points[:, 0, 0])
         empty += [name for (name, _), usable in zip(files, there, strict=True) if not usable]
         if not normals:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bibench.files import atomic_write
+from bibench.files import file_sha256
 from bibench.tasks.base import DataError, Evaluation, Metric
-from bibench.tasks.corruption_cache import CACHE_VARIABLE, cache_folder
 
 __all__ = [
     "MEAN_IOU",
@@ -27,7 +23,6 @@ __all__ = [
     "content_hash",
     "evaluate_classes",
     "evaluate_parts",
-    "kept",
     "loss",
     "open_hdf5",
     "read_rows",
@@ -37,7 +32,7 @@ __all__ = [
 Floats = npt.NDArray[np.float32]
 
 MEAN_IOU = Metric(name="miou")
-"""Intersection over union of an object's parts, averaged over them, then over all objects, in percent."""
+"""Intersection over union of parts, in percent: mean over an object's, over a category's objects, over categories."""
 
 SCALE, SHIFT = (0.8, 1.25), 0.1
 """Training clouds are scaled by a random number and moved by random numbers of up to ``SHIFT`` along each axis."""
@@ -187,12 +182,13 @@ def evaluate_classes(model: nn.Module, batches: Iterable[Sequence[Tensor]]) -> E
 def evaluate_parts(
     model: nn.Module, batches: Iterable[Sequence[Tensor]], *, parts: Sequence[tuple[str, range]]
 ) -> Evaluation:
-    """Mean IoU of parts, in percent: over all objects, over the categories' means, and of each category.
+    """Mean IoU of parts, in percent: over the categories, over all objects, and of each category.
 
     As the field does (Qi et al., 2017, section 5.1): a point's part is that of its object's category with the largest
     output. An object's IoU is the mean over all parts of its category, where a part that is neither there nor
-    predicted counts as 1. ``miou`` is the mean over objects, ``miou_category`` that over the categories that there are,
-    and ``iou_<category>`` each one's. Per sample: the object's IoU, 0 to 1.
+    predicted counts as 1. A category's is the mean over its objects, one of the subsets; ``miou`` is the mean over the
+    categories that there are, as BiBench's row "Overall", and ``miou_objects`` that over all objects. Per sample: the
+    object's IoU, 0 to 1.
 
     Args:
         model: in evaluation mode, without gradients.
@@ -212,17 +208,16 @@ def evaluate_parts(
         raise ValueError("an evaluation needs at least one batch, got none; check the test split")
     ious, categories = (torch.cat(column).cpu().numpy() for column in zip(*pairs, strict=True))
     by_category = {
-        name: 100.0 * float(ious[categories == number].mean(dtype=np.float64))
+        name.lower(): 100.0 * float(ious[categories == number].mean(dtype=np.float64))
         for number, (name, _) in enumerate(parts)
         if (categories == number).any()
     }
     figures = {
-        "miou": 100.0 * float(ious.mean(dtype=np.float64)),
-        "miou_category": float(np.mean(list(by_category.values()))),
+        "miou": float(np.mean(list(by_category.values()))),
+        "miou_objects": 100.0 * float(ious.mean(dtype=np.float64)),
         "loss": torch.cat(losses).double().mean().item(),
-        **{f"iou_{name.lower()}": value for name, value in by_category.items()},
     }
-    return Evaluation(figures=figures, per_sample=ious.astype(np.float32))
+    return Evaluation(figures=figures, per_sample=ious.astype(np.float32), subsets=by_category)
 
 
 def _object_iou(outputs: Tensor, answers: Tensor, category: Tensor, parts: Sequence[range]) -> Tensor:
@@ -300,66 +295,4 @@ def read_rows(file: h5py.File, name: str, shape: tuple[int, ...], *, whole: bool
 
 def content_hash(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
     """SHA-256 of each file, by its name below the folder."""
-    hashes = {}
-    for name in names:
-        with (folder / name).open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-            hashes[name] = digest.digest()
-    return hashes
-
-
-@functools.cache
-def _warn(folder: Path, reason: str) -> None:
-    """Warn once in a process."""
-    warnings.warn(
-        f"sampled points cannot be kept in {folder}: {reason}; they are computed anew each time. "
-        f"Set {CACHE_VARIABLE} to a folder that can be written",
-        stacklevel=4,
-    )
-
-
-def kept(kind: str, key: str, shape: tuple[int, ...], make: Callable[[], Floats]) -> Floats:
-    """An array from the cache if it is there, else made and kept for the next time.
-
-    It is kept in ``points/<kind>-<key>.npy`` below `bibench.tasks.corruption_cache.cache_folder`. A damaged file is
-    replaced. Where nothing can be written, a warning says so, once. Several processes may do this at once: each writes
-    a whole file and moves it into place.
-
-    Args:
-        kind, key: what it is, and the hash of what it is made from.
-        shape: the array's.
-        make: computes it.
-
-    Returns:
-        float32, mapped from the file and read as it is used; writing into it changes no file.
-    """
-    folder = cache_folder() / "points"
-    path = folder / f"{kind}-{key}.npy"
-    found = _read(path, shape)
-    if found is not None:
-        return found
-    made = make()
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # a file, since save would append .npy to a name
-            np.save(file, made, allow_pickle=False)
-
-    try:
-        atomic_write(path, write)
-    except OSError as error:
-        _warn(cache_folder(), error.strerror or str(error))
-        return made
-    found = _read(path, shape)
-    return made if found is None else found
-
-
-def _read(path: Path, shape: tuple[int, ...]) -> Floats | None:
-    """The kept array, or None where it is missing or not whole."""
-    try:
-        # Copy on write: torch wants arrays that could be written, and the file stays as it is.
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except Exception:  # missing, or damaged: a damaged header can raise almost anything
-        return None
-    return array if isinstance(array, np.memmap) and (array.dtype, array.shape) == (np.float32, shape) else None
+    return {name: bytes.fromhex(file_sha256(folder / name)) for name in names}

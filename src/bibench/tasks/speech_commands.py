@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import itertools
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,11 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bibench.files import atomic_write
 from bibench.recipes import SGD, Adam, Cosine, Recipe
 from bibench.tasks.base import Data, DataError, Task
+from bibench.tasks.cache import kept
 from bibench.tasks.classification import ACCURACY, commonest, evaluate, fingerprint, loss
-from bibench.tasks.corruption_cache import CACHE_VARIABLE, cache_folder
 
 __all__ = ["BANDS", "FRAMES", "Features", "log_mel", "mel_filters", "speech_commands", "speech_commands_v2_35"]
 
@@ -114,44 +111,19 @@ def log_mel(waves: Tensor) -> Tensor:
     return (mel_filters().to(waves.device) @ spectrum.abs().square() + _FLOOR).log()
 
 
-@functools.cache
-def _warn(folder: Path, reason: str) -> None:
-    """Warn once in a process."""
-    warnings.warn(
-        f"features of sounds cannot be kept in {folder}: {reason}; they are computed anew each time. "
-        f"Set {CACHE_VARIABLE} to a folder that can be written",
-        stacklevel=2,
-    )
-
-
 def _features(waves: Wave, key: str) -> Tensor:
-    """`log_mel`, from the cache if it is there, else kept there for the next time.
-
-    Kept in ``speech/<key>-v<version>.npy`` below `bibench.tasks.corruption_cache.cache_folder`; a damaged file is
-    replaced.
+    """`log_mel`, from the cache if it is there, else kept there for the next time, in ``speech/<key>-v<version>.npy``.
 
     Args:
         waves: ``(clips, RATE)``.
         key: `fingerprint` of the waves.
     """
-    path = cache_folder() / "speech" / f"{key}-v{_VERSION}.npy"
-    try:
-        kept = np.load(path, allow_pickle=False)
-        if (kept.dtype, kept.shape) == (np.float32, (len(waves), BANDS, FRAMES)):
-            return torch.from_numpy(kept)
-    except Exception:  # missing, or damaged: a damaged header can raise almost anything
-        kept = None
-    computed = torch.cat([log_mel(part) for part in torch.from_numpy(waves).split(_PART)])
 
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # a file, since save would append .npy to a name
-            np.save(file, computed.numpy(), allow_pickle=False)
+    def make() -> Wave:
+        return torch.cat([log_mel(part) for part in torch.from_numpy(waves).split(_PART)]).numpy()
 
-    try:
-        atomic_write(path, write)
-    except OSError as error:
-        _warn(cache_folder(), error.strerror or str(error))
-    return computed
+    shape = (len(waves), BANDS, FRAMES)
+    return torch.from_numpy(kept(f"speech/{key}-v{_VERSION}.npy", "features of sounds", np.float32, shape, make))
 
 
 SpeechBatch = tuple[Tensor, Tensor]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -27,10 +25,11 @@ from torch.nn import functional as F
 
 from bibench.models.bert import VOCABULARY
 from bibench.tasks.base import DataError, Evaluation, Metric
+from bibench.tasks.cache import cache_folder, warn_not_kept
 from bibench.tasks.classification import evaluate as evaluate_classes
-from bibench.tasks.corruption_cache import CACHE_VARIABLE, cache_folder
 
 __all__ = [
+    "BERT_BASE_UNCASED",
     "CORRELATION",
     "MATTHEWS",
     "Broken",
@@ -43,9 +42,12 @@ __all__ = [
     "evaluate_correlation",
     "evaluate_matthews",
     "example",
-    "sha256_of",
+    "refuse_other_vocabulary",
     "squared_error",
 ]
+
+BERT_BASE_UNCASED = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+"""SHA-256 of the word pieces of ``bert-base-uncased``, see `WordPieces`."""
 
 MATTHEWS = Metric(name="matthews_corr")
 """Matthews' correlation coefficient, times 100."""
@@ -86,17 +88,10 @@ class Broken:
     reason: str
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, read a piece at a time."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 class WordPieces:
     """A tokenizer: BERT's, for lower-cased text, from a vocabulary of one word piece a line.
+
+    Its ``sha256`` is that of the word pieces in their order, each followed by a newline, whatever ends the lines.
 
     Args:
         path: ``vocab.txt``.
@@ -126,7 +121,33 @@ class WordPieces:
                 f"{path} has {found:,} word pieces, and the networks have {VOCABULARY:,} (bert-base-uncased): "
                 "the tokenizer doesn't match them; take the vocab.txt of bert-base-uncased"
             )
-        self.sha256 = sha256_of(path)
+        self.sha256 = _pieces_sha256(path)
+
+
+def _pieces_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for line in file:
+            digest.update(line.rstrip(b"\r\n") + b"\n")
+    return digest.hexdigest()
+
+
+def refuse_other_vocabulary(vocabulary: Path, checkpoint: Path) -> None:
+    """Refuse weights that have another vocabulary beside them than the data's: to them a number is another word piece.
+
+    Args:
+        vocabulary: of the data.
+        checkpoint: file of the weights; where no ``vocab.txt`` is beside it, nothing is known of theirs.
+
+    Raises:
+        DataError: the two differ in more than line ends.
+    """
+    beside = checkpoint.with_name("vocab.txt")
+    if beside.is_file() and _pieces_sha256(beside) != _pieces_sha256(vocabulary):
+        raise DataError(
+            f"--checkpoint {checkpoint}: its vocabulary {beside} is another than the data's, {vocabulary}, so the "
+            "tokenizer doesn't match it; give weights of the data's vocabulary, or put theirs in its place"
+        )
 
 
 @dataclass(eq=False, kw_only=True)
@@ -231,7 +252,7 @@ def encode(
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{name[:8]}.", suffix=".tmp", dir=folder.parent))
     except OSError as error:
-        _warn(cache_folder(), error.strerror or str(error))
+        warn_not_kept("tokens", error)
         temporary = Path(tempfile.mkdtemp(prefix="bibench-tokens-"))
         folder = temporary
     try:
@@ -246,16 +267,6 @@ def encode(
     if made is None:
         raise DataError(f"{folder}: what was just written there can't be read; delete the folder and try again")
     return made
-
-
-@functools.cache
-def _warn(folder: Path, reason: str) -> None:
-    """Warn once in a process."""
-    warnings.warn(
-        f"tokens cannot be kept in {folder}: {reason}; they are computed anew each time. "
-        f"Set {CACHE_VARIABLE} to a folder that can be written",
-        stacklevel=4,
-    )
 
 
 def _move(temporary: Path, folder: Path) -> None:

@@ -6,11 +6,11 @@ is what makes a checkpoint exist. A run that is killed between the two still has
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
@@ -18,12 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from bibench.files import write_bytes, write_json
+from bibench.files import file_sha256, write_bytes, write_json
 
 __all__ = [
     "CheckpointError",
     "State",
-    "file_sha256",
     "holds_pretrained",
     "load_optimizer",
     "load_pretrained",
@@ -35,6 +34,7 @@ __all__ = [
 ]
 
 _JSON = "checkpoint.json"
+_T = TypeVar("_T")
 
 
 class CheckpointError(ValueError):
@@ -65,15 +65,6 @@ class State:
 _STATE = TypeAdapter(State)
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write a model's state dict as safetensors, atomically."""
     _write(path, _plain(model.state_dict()))
@@ -85,7 +76,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     Raises:
         CheckpointError: no such file, not safetensors, truncated, or other names or shapes than the model's.
     """
-    _fill(model, _read(path), path)
+    _fill(model, _read_for(model, path), path)
 
 
 def holds_pretrained(path: Path, model: nn.Module) -> bool:
@@ -94,9 +85,9 @@ def holds_pretrained(path: Path, model: nn.Module) -> bool:
     That is so where the model has a method ``load_pretrained(tensors)`` and the file lacks some of its weights.
 
     Raises:
-        CheckpointError: no such file, not safetensors, or truncated.
+        CheckpointError: no such file, not safetensors, truncated, or what the model's ``own_names`` refuses.
     """
-    return hasattr(model, "load_pretrained") and not model.state_dict().keys() <= _read(path).keys()
+    return hasattr(model, "load_pretrained") and not model.state_dict().keys() <= _read_for(model, path).keys()
 
 
 def load_pretrained(path: Path, model: nn.Module) -> None:
@@ -106,11 +97,7 @@ def load_pretrained(path: Path, model: nn.Module) -> None:
         CheckpointError: no such file, not safetensors, truncated, or what the model's method refuses.
     """
     load: Any = model.load_pretrained
-    tensors = _read(path)
-    try:
-        load(tensors)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    _read_by(load, path)
 
 
 _SLOTS: dict[type[torch.optim.Optimizer], set[str]] = {
@@ -159,6 +146,21 @@ def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimize
                 f"{path}: '{key}' is {tuple(value.shape)}, expected {tuple(parameter.shape)} as the parameter '{name}'"
             )
         optimizer.state[parameter][slot] = value if slot == "step" else value.to(parameter.device)
+
+
+def _read_for(model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """A file's tensors; a model that knows them by other names too has a method ``own_names(tensors)``."""
+    own_names: Callable[[dict[str, Tensor]], dict[str, Tensor]] = getattr(model, "own_names", dict)
+    return _read_by(own_names, path)
+
+
+def _read_by(method: Callable[[dict[str, Tensor]], _T], path: Path) -> _T:
+    """What a model's own method makes of a file's tensors; what it refuses is an error that names the file."""
+    tensors = _read(path)
+    try:
+        return method(tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -42,11 +42,20 @@ def _wandb(folder: Path, run_id: str) -> Any:
 
 
 def _mlflow(folder: Path, run_id: str) -> Any:
+    from mlflow.tracking import MlflowClient
     from pytorch_lightning.loggers import MLFlowLogger
 
     # Without a server MLflow writes into a database; its folder of files is no longer developed.
     address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
-    return MLFlowLogger(experiment_name=_PROJECT, run_name=run_id, tracking_uri=address)
+    client = MlflowClient(address)
+    experiment = client.get_experiment_by_name(_PROJECT)
+    # MLflow gives every run an identity of its own, so the one that was broken off is found by its name.
+    begun = f"attributes.run_name = '{run_id}' and attributes.status != 'FINISHED'"
+    found = client.search_runs([experiment.experiment_id], begun, max_results=1) if experiment is not None else []
+    for run in found:
+        client.update_run(run.info.run_id, status="RUNNING")
+    own = found[0].info.run_id if found else None
+    return MLFlowLogger(experiment_name=_PROJECT, run_name=run_id, run_id=own, tracking_uri=address)
 
 
 LOGGERS: Mapping[str, Callable[[Path, str], Any]] = {

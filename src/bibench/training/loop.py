@@ -27,6 +27,7 @@ from bibench.training.checkpoint import CheckpointError, State, load_optimizer, 
 from bibench.training.distillation import distilled_loss
 from bibench.training.loggers import Loggers
 from bibench.training.machine import keep_freed_memory
+from bibench.training.processes import children_ended, make_fabric
 from bibench.training.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -182,13 +183,11 @@ def train(
         CheckpointError: the folder's checkpoint can't be used.
         ValueError: distillation without a teacher, or of what the model doesn't show.
     """
-    from lightning_fabric import Fabric  # here, since importing it takes seconds that only training is worth
-
     precision = config.known_recipe.precision
     own = loggers or Loggers()
     job = _Job(config, model, task, data, folder, checkpoint_seconds, layers, optimizer_start, teacher, on_saved, own)
     if config.devices == 1:
-        return _train(Fabric(accelerator=device, devices=1, precision=precision), job, on_progress, stop)
+        return _train(make_fabric(device, precision=precision), job, on_progress, stop)
     if config.known_recipe.batch_size % config.devices:
         raise ValueError(
             f"a batch of {config.known_recipe.batch_size} samples can't be shared evenly by {config.devices} devices; "
@@ -197,10 +196,11 @@ def train(
     # Each device is a process of its own with a copy of the job. They leave a checkpoint of the finished training, from
     # which this process goes on; only a reason comes back, since what doesn't fit a pipe would block them. The job goes
     # along with the function: Fabric takes arguments apart and doesn't know frozen dataclasses.
-    several = Fabric(accelerator=device, devices=config.devices, strategy="ddp_spawn", precision=precision)
-    diverged = several.launch(partial(_train_part, job=job, threads=threads))
+    several = make_fabric(device, config.devices, precision=precision, strategy="ddp_spawn")
+    with children_ended():
+        diverged = several.launch(partial(_train_part, job=job, threads=threads))
     if diverged is None:
-        return _train(Fabric(accelerator=device, devices=1, precision=precision), job, on_progress, stop)
+        return _train(make_fabric(device, precision=precision), job, on_progress, stop)
     state = load_state(folder, config.id, model, make_optimizer(model, config.known_recipe)) or State(run=config.id)
     raise Diverged(diverged, state)
 

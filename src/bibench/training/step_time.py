@@ -30,6 +30,7 @@ from bibench.nn import set_progress
 from bibench.recipes import Recipe
 from bibench.tasks.base import Batch, Task
 from bibench.training.loop import make_optimizer, optimize
+from bibench.training.processes import make_fabric
 
 __all__ = [
     "Consumption",
@@ -238,9 +239,7 @@ class TrainingStep:
         self._teacher: nn.Module | None = None
         if teacher is not None and recipe.distillation is not None:
             self._teacher = copy.deepcopy(teacher).to(self.device).eval()
-        from lightning_fabric import Fabric  # here, see `bibench.training.loop.train`
-
-        self._fabric = Fabric(accelerator=self.device.type, devices=devices, precision=recipe.precision)
+        self._fabric = make_fabric(self.device.type, devices, precision=recipe.precision)
         self._network, self._optimizer = self._fabric.setup(self.model, self._plain_optimizer)
         self.release_gradients()
 
