@@ -13,9 +13,9 @@ from bibench.recipes import SGD, Recipe
 from bibench.records import Figure, Record, Results, RunConfig
 from bibench.report import Meta, device_plots, print_tables, write_report
 from bibench.report.device_plots import computing_power_plot
+from bibench.report.figure_tables import deployment_tables
 from bibench.report.places import place_tables
 from bibench.report.plots import BLUE, INK
-from bibench.report.summary import deployment_tables
 from bibench.tracks import score
 from bibench.tracks.hardware_inference import hardware_inference
 from bibench.tracks.places import Place, places, published_places

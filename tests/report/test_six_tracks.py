@@ -19,21 +19,11 @@ from six_tracks import CLEAN, EVERYTHING, SETTINGS, TRACKS, TYPES, six
 
 from bibench.records import Results, Score
 from bibench.report import Meta, print_tables, write_report
+from bibench.report.corruption_tables import corruption_tables
+from bibench.report.figure_tables import complexity_tables, cost_tables, deployment_tables
 from bibench.report.plots import sensitivity_plot, severity_plot
-from bibench.report.summary import (
-    amount,
-    complexity_tables,
-    corruption_tables,
-    cost_tables,
-    deployment_tables,
-    interval_text,
-    missing,
-    scorecards,
-    sensitivity_grids,
-    short_time,
-    size,
-    task_tables,
-)
+from bibench.report.summary import interval_text, missing, scorecards, sensitivity_grids, task_tables
+from bibench.report.words import amount, short_time, size
 from bibench.tracks import score
 from bibench.tracks.comparisons import comparisons
 

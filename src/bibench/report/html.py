@@ -12,20 +12,16 @@ from markupsafe import Markup
 
 from bibench.files import write_text
 from bibench.records import Record, Results, Score, StoredPictures
+from bibench.report.corruption_tables import Corruptions, corruption_tables
 from bibench.report.device_plots import computing_power_plot
+from bibench.report.figure_tables import FigureTable, complexity_tables, cost_tables, deployment_tables
 from bibench.report.pictures import PicturesOf, shown_samples
 from bibench.report.places import place_tables
 from bibench.report.plots import Epochs, accuracy_plot, learning_curves, sensitivity_plot, severity_plot
 from bibench.report.summary import (
     Card,
-    Corruptions,
-    FigureTable,
     Grid,
     TaskTable,
-    complexity_tables,
-    corruption_tables,
-    cost_tables,
-    deployment_tables,
     interval_text,
     missing,
     not_deployable,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from bibench.records import Results
-from bibench.report.summary import FigureTable
+from bibench.report.figure_tables import FigureTable
 from bibench.report.words import short_time
 from bibench.tracks.lookup import Lookup
 from bibench.tracks.places import Place

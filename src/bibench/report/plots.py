@@ -15,7 +15,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from bibench.records import Results
-from bibench.report.summary import Corruptions, Grid, TaskTable, setting_parts
+from bibench.report.corruption_tables import Corruptions
+from bibench.report.summary import Grid, TaskTable, setting_parts
 from bibench.tracks.lookup import FULL_PRECISION
 from bibench.tracks.statistics import mean_interval
 

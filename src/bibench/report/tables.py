@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bibench.records import Results, Score
+from bibench.report.figure_tables import FigureTable
 from bibench.report.places import place_tables
 from bibench.report.summary import (
     Card,
-    FigureTable,
     Missing,
     TaskTable,
     interval_text,
