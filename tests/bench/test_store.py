@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -293,6 +294,25 @@ def test_another_folder_is_refused_before_anything_is_made_in_it(tmp_path):
     message = f"{tmp_path} is not an empty folder and holds no results of bibench; choose another --out"
     assert refused(Store(tmp_path), SUITE, [config()], {}) == message
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_place_that_another_process_begins_is_never_a_strangers(tmp_path, monkeypatch):
+    """Looked at whenever a file of it is on its way: by the names of files that are written, linked and moved."""
+    seen = set()
+
+    def looked(function):
+        def looking(*arguments):
+            seen.update(re.sub("[0-9a-f]{16}", "*", path.name) for path in tmp_path.iterdir())
+            Store(tmp_path)._refuse_foreign()
+            return function(*arguments)
+
+        return looking
+
+    for name in ("fsync", "link", "replace", "unlink"):
+        monkeypatch.setattr(os, name, looked(getattr(os, name)))
+    Store(tmp_path).begin(SUITE, [config()], {"digits": "a" * 64}, {"digits digits_cnn bnn": 0.1})
+    own = "claim-000001.json"
+    assert {f"..{own}.*.tmp.*.tmp", f".{own}.*.tmp", own, ".suite.json.*.tmp", ".plan.json.*.tmp", "plan.json"} <= seen
 
 
 DEEP = "[" * 100_000

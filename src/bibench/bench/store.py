@@ -57,7 +57,7 @@ _CHECKPOINT = re.compile(r"checkpoint\.json|checkpoint-\d+\.safetensors")
 _NAME = re.compile(r"(?!\.\.?$)[^/\\\0]+")
 """Of a run: that of one folder, nothing above or below it."""
 _CLAIM = re.compile(r"(.*/)?claim-\d+\.json")
-_OWN = re.compile(r"claim-\d+\.json|\.claim-.*\.tmp|\.suite\.json\.[0-9a-f]+\.tmp|\.probe-[0-9a-f]+")
+_OWN = re.compile(r"claim-\d+\.json|\.+claim-.*\.tmp|\.suite\.json\.[0-9a-f]+\.tmp|\.probe-[0-9a-f]+")
 _PASSING = ("record.json", "error.log")
 _SMALL = re.compile(
     r"(suite|plan|data|calibration)\.json|devices/[\w.@-]+\.json|report\.html|"
