@@ -98,17 +98,22 @@ def unchanged(layer, x):
     return nn.Sequential(layer, nn.Flatten(), same)
 
 
+def drawn_sums(data, padding_value):
+    """A binary convolution whose outputs are its sums, and an input, as a model that daBNN has kernels for."""
+    layer, x = drawn_convolution(data, data.draw(st.sampled_from(["bnn", "pact"])), padding_value)
+    if hasattr(layer.activation_rule, "A"):
+        with torch.no_grad():
+            layer.activation_rule.A.fill_(1)  # sums without a factor
+    model = unchanged(layer.eval(), x)
+    reject_what_kernels_lack(model, x)
+    return layer, model, x
+
+
 @PADDINGS
 @PROPERTY
 @given(data=st.data())
 def test_sums_of_any_convolution_are_the_same_numbers(data, padding_value):
-    layer, x = drawn_convolution(data, data.draw(st.sampled_from(["bnn", "pact"])), padding_value)
-    layer = layer.eval()
-    if hasattr(layer.activation_rule, "A"):
-        with torch.no_grad():
-            layer.activation_rule.A.fill_(1)  # sums without a factor
-    model = unchanged(layer, x)
-    reject_what_kernels_lack(model, x)
+    _, model, x = drawn_sums(data, padding_value)
     expected, found = outputs_of(model, x)
     assert np.array_equal(found, expected)
 
